@@ -71,9 +71,12 @@ class Scene:
         answers: list[bytes | Exception],
         inputs: tuple[Cid, ...] = (),
         node: Address = WORKER,
+        manifest: Manifest = MANIFEST,
     ) -> None:
         self.states, self.answers = {cid_of_bytes(state): state for state in states}, answers
         self.results = {cid_of_bytes(result): result}
+        self.at_home: dict[Cid, Path] = {}
+        self.computed_on: list[Path | None] = []
         trace = tuple(cid_of_bytes(state) for state in states)
         commitment = Commitment(
             job=JOB,
@@ -90,7 +93,7 @@ class Scene:
         self.member = Member(commitment, Signature(b""), trace)
         header = Header(members_root([self.member]), 1, Digest(bytes(32)), ())
         self.committed = Committed(
-            BatchId(1), raw_cid(b"record"), header, {JOB: MANIFEST}, {JOB: SPECS}, (self.member,)
+            BatchId(1), raw_cid(b"record"), header, {JOB: manifest}, {JOB: SPECS}, (self.member,)
         )
         chain: Any = None
         network: Any = self
@@ -110,10 +113,14 @@ class Scene:
     async def read(self, cid: Cid, max_bytes: int) -> bytes:
         return {**self.results, **self.states}[cid]
 
+    def local(self, cid: Cid) -> Path | None:
+        return self.at_home.get(cid)
+
     async def on_disk(self, cid: Cid) -> Path:
         return Path(cid)
 
     async def run_segment(self, manifest: Manifest, task: Any, index: int, before: bytes, inputs: Inputs) -> bytes:
+        self.computed_on.append(inputs.data)
         answer = self.answers[index]
         if isinstance(answer, Exception):
             raise answer

@@ -252,9 +252,10 @@ async def test_an_auditor_is_not_held_to_a_vote_that_it_never_signed(monkeypatch
 
 
 async def test_no_jury_convicts_for_a_workload_that_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "load_workload", lambda _: SimpleNamespace(exact=False))
+    monkeypatch.setattr(judging, "workload_of", lambda _: SimpleNamespace(exact=False))
     assert not (await found(cheating(), monkeypatch, Kind.SEGMENT)).wrong
     assert not (await found(cheating(), monkeypatch, Kind.FAULT, reason=FaultReason.DISAGREED)).wrong
+    assert (await found(cheating(), monkeypatch, Kind.FAULT, reason=FaultReason.WITHHELD)).wrong, "its states are there"
 
 
 def vote_for(answer: Digest, state: bytes, signer: Wallet = AUDITOR) -> AuditVote:

@@ -1,12 +1,14 @@
 """What a replayed segment is compared with, and what a juror answers to it."""
 
 import itertools
+from pathlib import Path
 
 import pytest
-from scene import FIRST, JOB, SECOND, TASK, THIRD, Scene, moved, result_of
+from msgspec.structs import replace
+from scene import FIRST, JOB, MANIFEST, SECOND, TASK, THIRD, Scene, moved, result_of
 
 from proofyard.artifacts import cid_of_bytes
-from proofyard.disputes.errors import NoSuchPlace
+from proofyard.disputes.errors import DataAtHome, NoSuchPlace
 from proofyard.disputes.replaying import combinations
 from proofyard.protocol.cid import cid_digest, raw_cid
 from proofyard.protocol.seal import CANNOT_EXECUTE, REFUSED_STATE, UNAVAILABLE
@@ -75,6 +77,24 @@ async def test_a_committed_state_that_is_none_is_wrong(garbage: bytes) -> None:
     scene = Scene([FIRST, garbage, THIRD], result_of(THIRD), [SECOND, THIRD])
     assert (await scene.replay(0)).holds is False
     assert "state refused" in str(await scene.replay(1))
+
+
+async def test_a_task_on_data_that_stays_at_home_is_replayed_by_whoever_was_given_it() -> None:
+    digest = cid_of_bytes(b"a file")
+    local = {"name": "wards", "digests": [digest], "unaudited": True}
+    manifest = replace(MANIFEST, data=None, params=MANIFEST.params | {"local": local})
+    scene = Scene([FIRST, SECOND, THIRD], result_of(THIRD), [SECOND, THIRD], manifest=manifest)
+    with pytest.raises(DataAtHome, match=rf"the data set wards \({digest}\).*--data FILE"):
+        await scene.replay(0)
+    shown = await scene.replayer.shown(JOB, TASK, SegmentIndex(0))
+    assert (shown.holds, shown.answer) == (True, cid_digest(cid_of_bytes(SECOND))), "a jury needs no copy for that"
+    scene.at_home[digest] = Path("copy.jsonl")
+    assert [(await scene.replay(segment)).equal for segment in (0, 1)] == [True, True]
+    assert scene.computed_on == [Path("copy.jsonl")] * 2
+    del scene.states[cid_of_bytes(SECOND)]
+    assert (await scene.replayer.shown(JOB, TASK, SegmentIndex(0))).holds is None
+    broken = Scene([FIRST, b"no state", THIRD], result_of(THIRD), [SECOND, THIRD], manifest=manifest)
+    assert (await broken.replayer.shown(JOB, TASK, SegmentIndex(0))).holds is False
 
 
 async def test_a_state_that_nobody_delivers_leaves_the_segment_after_it_open() -> None:

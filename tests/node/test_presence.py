@@ -58,7 +58,8 @@ def at(relay: Endpoint) -> Route:
 
 
 def supplies_of(endpoint: Endpoint, links: Links, store: BlockStore) -> Supplies:
-    return Supplies(cast(NodeSettings, None), cast(Any, endpoint.identity), endpoint, cast(VerifierLinks, links), store)
+    settings = cast(NodeSettings, SimpleNamespace(data_dir=store.path))
+    return Supplies(settings, cast(Any, endpoint.identity), endpoint, cast(VerifierLinks, links), store)
 
 
 async def test_a_node_keeps_relays_and_replaces_one_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:

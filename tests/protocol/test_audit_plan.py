@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
@@ -42,6 +43,18 @@ def test_an_owner_sits_on_one_segment_of_a_task_at_most_and_never_on_its_own(
     listed = [owner_of[node] for audit in plan.audits for node in audit.auditors]
     assert len(plan.audits) == drawn
     assert Counter(listed) == Counter(set(owner_of.values()) - {nodes[0].owner})
+
+
+@given(SEEDS, st.integers(2, 40), st.sets(st.integers(0, 60), max_size=20), st.integers(1, 4))
+@settings(max_examples=50)
+def test_where_owners_are_named_nobody_else_is_listed(seed: Digest, owners: int, named: set[int], drawn: int) -> None:
+    nodes = operators(list(range(owners)))
+    one = replace(entry(7, nodes[0], drawn=drawn), named=frozenset(address(1000 + owner) for owner in named))
+    plan = planned(seed, [one], nodes)
+    listed = {node for audit in plan.audits for node in audit.auditors}
+    assert listed == {nodes[owner].node for owner in named if 0 < owner < owners}
+    assert len(plan.audits) == (drawn if named else 0)
+    assert plan.skipped == (() if named else ((JobId(1), TaskIndex(7)),))
 
 
 @given(SEEDS, st.integers(2, 40), st.integers(1, 8), st.integers(1, 4))

@@ -347,6 +347,34 @@ def test_a_workload_that_is_not_exact_costs_no_stake() -> None:
     refused(world, changed(world.record, faults=stolen), field="faults")
 
 
+def test_where_data_stays_at_home_only_owners_that_were_given_it_audit() -> None:
+    given = frozenset({"owner-2", "owner-3", "owner-5"})
+    job = Job(JobId(1), (4,), exact=False, named=given)
+    world = World([job], network(8), [Work(1, 0, "n0")])
+    world.check()
+    assert {vote.auditor for audit in world.record.audits for vote in audit.votes} <= {
+        address(name) for name in ("n2", "n3", "n5")
+    }
+    assert not any(payout.valid for payout in world.record.payouts), "one's own auditors make no reputation"
+    assert any(payout.valid for payout in replace(world, jobs=[replace(job, named=None)]).record.payouts)
+    with pytest.raises(RecordInvalid, match="audits"):
+        world.check(named={})
+    cheat = World([job], network(8), [Work(1, 0, "n0", fake=(0, 1, 2, 3))])
+    cheat.check()
+    assert [fault.kind for fault in cheat.record.faults] == [FaultReason.DISAGREED]
+    alone = World([replace(job, named=frozenset({"owner-0"}))], network(8), [Work(1, 0, "n0")])
+    assert [audit.auditors for audit in plan_of(alone.view, alone.members, alone.named).audits] == [()]
+
+
+def test_what_nobody_was_given_is_audited_by_nobody_and_paid() -> None:
+    world = World([Job(JobId(1), (4,), exact=False, named=frozenset())], network(8), [Work(1, 0, "n0")])
+    world.check()
+    assert world.record.audits == ()
+    assert world.record.payouts
+    with pytest.raises(RecordInvalid, match="audits"):
+        world.check(named={})
+
+
 def test_an_answer_counts_as_another() -> None:
     world = World([Job(JobId(1), (4,))], network(8), [Work(1, 0, "n0", fake=(0, 1, 2, 3))])
     audit = world.record.audits[0]

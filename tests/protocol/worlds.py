@@ -79,6 +79,8 @@ class Job:
     audit_fee: Wei = AUDIT_FEE
     verifier_fee: Wei = VERIFIER_FEE
     exact: bool = True
+    named: frozenset[str] | None = None
+    """Owners, by name, from whom alone its auditors are drawn."""
     deps: tuple[tuple[int, ...], ...] = ()
     look_ahead: int = 2
 
@@ -303,7 +305,7 @@ class World:
         by_key = {task.key: task for task in tasks}
         audits = tuple(
             self._audit(planned, works[planned.job, planned.task], by_key[planned.job, planned.task])
-            for planned in plan_of(view, self.members).audits
+            for planned in plan_of(view, self.members, self.named).audits
         )
         batches = sorted({b.batch for b in (*view.open_batches, *view.claimed_before)})
         record = BatchRecord(
@@ -331,7 +333,7 @@ class World:
 
     def paying(self, record: BatchRecord) -> BatchRecord:
         """The record with the payouts that follow from the rest of it."""
-        return changed(record, payouts=earnings(self.view, record).payouts)
+        return changed(record, payouts=earnings(self.view, record, self.named).payouts)
 
     def faults_of(self, record: BatchRecord) -> tuple[RecordedFault, ...]:
         works = {(work.job, work.task): work for work in self.work}
@@ -443,12 +445,17 @@ class World:
     def exact(self) -> dict[JobId, bool]:
         return {job.id: job.exact for job in self.jobs}
 
+    @cached_property
+    def named(self) -> dict[JobId, frozenset[Address]]:
+        return {job.id: frozenset(map(address, job.named)) for job in self.jobs if job.named is not None}
+
     def check(
         self,
         record: BatchRecord | None = None,
         view: BatchView | None = None,
         now: int | None = -1,
         graphs: Mapping[JobId, Sequence[TaskSpec]] | None = None,
+        named: Mapping[JobId, frozenset[Address]] | None = None,
     ) -> None:
         validate_record(
             view or self.view,
@@ -459,6 +466,7 @@ class World:
             earlier=self.earlier,
             exact=self.exact,
             now=self.now if now == -1 else now,
+            named=self.named if named is None else named,
         )
 
 

@@ -1,5 +1,6 @@
 """Slips of the pen of a Python developer: each is refused by the field's name, before anything is published or paid."""
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from proofyard.artifacts import cid_of_bytes
+from proofyard.chain import Wallet
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import JobReport, LogLine
 from proofyard.protocol.types import Cid, JobId, TaskIndex, Wei
@@ -29,11 +32,12 @@ from proofyard.sdk import (
     credits,
 )
 from proofyard.sdk.portal import Portal
-from proofyard.sdk.preparing import short_of_owners
+from proofyard.sdk.preparing import require_auditors, short_of_owners
 from proofyard.sdk.specs import check_spec
 from proofyard.sdk.terms import check_offer, check_task_rewards, owners_needed
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
+from proofyard.workloads.workload import all_tasks, load_workload
 
 CIDS = (Cid("model"), Cid("data"))
 
@@ -193,6 +197,27 @@ def test_a_job_whose_tasks_nobody_may_be_offered_says_so_before_it_is_paid(
     )
     found = short_of_owners(chain, SimpleNamespace(manifest=manifest, terms=terms))  # type: ignore[arg-type]
     assert found.startswith(said) and bool(found) == bool(said)
+
+
+def test_a_job_whose_data_stays_at_home_is_refused_where_too_few_were_given_it(model: Path) -> None:
+    requester, verifier, *owners = (Wallet.generate().address for _ in range(6))
+    local = {"digests": [cid_of_bytes(b"a file")], "auditors": [requester, verifier, *owners]}
+    job = LoraJob(model=model, data="local:wards", local=local, rounds=1, workers=1, segments=3)
+    manifest = job.manifest(CIDS[0], None)
+    graph = all_tasks(load_workload("lora"), manifest)
+    terms: Any = SimpleNamespace(workload=0, auditors_per_segment=2, segments_per_audit=1)
+    here = [requester, verifier, *owners[:2]]
+    chain: Any = SimpleNamespace(
+        active_nodes=lambda: [SimpleNamespace(owner=owner, workloads=1) for owner in here],
+        active_verifiers=lambda: [SimpleNamespace(owner=verifier)],
+    )
+    with pytest.raises(JobRefused, match="of the 6 auditors that it names, 2 have a node"):
+        require_auditors(chain, manifest, terms, graph, requester)
+    here.append(owners[2])
+    require_auditors(chain, manifest, terms, graph, requester)
+    here.clear()
+    alone = replace(job, local={"digests": local["digests"], "unaudited": True}).manifest(CIDS[0], None)
+    require_auditors(chain, alone, terms, graph, requester)
 
 
 class Reported(AsyncClient):

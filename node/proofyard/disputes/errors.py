@@ -4,6 +4,7 @@ DisputeError
 ├── NotSettled       the batch is unknown, or not settled now
 ├── NoSuchPlace      the batch has no such task, segment or fault
 ├── NoSuchChallenge  the Court knows no challenge of this number
+├── DataAtHome       a task was computed on data that nobody publishes and that is not here
 ├── InputsUnknown    a task's inputs cannot be named: nobody delivers the lists of the batches before it
 ├── ListWithheld     nobody delivers a batch's member list, or what is delivered is none
 ├── RecordWithheld   nobody delivers a settlement's record
@@ -14,6 +15,7 @@ DisputeError
 from collections.abc import Sequence
 
 from proofyard.protocol.types import BatchId, Cid, ExitCode, JobId, ProofyardError, TaskIndex
+from proofyard.workloads.local_data import LocalFile
 
 
 class DisputeError(ProofyardError):
@@ -43,6 +45,17 @@ class NoSuchChallenge(DisputeError):
         self.challenge = challenge
         known = f"the last one is {count}" if count else "there are none yet"
         super().__init__(f"there is no challenge {challenge}, {known}; see `proofyard verifier dispute list`")
+
+
+class DataAtHome(DisputeError):
+    exit_code = ExitCode.UNREACHABLE
+
+    def __init__(self, task: TaskIndex, data: LocalFile) -> None:
+        self.task, self.data = task, data
+        super().__init__(
+            f"task {task} was computed on {data}, which nobody publishes: only who was given a copy can execute it "
+            "again; with one: --data FILE"
+        )
 
 
 class InputsUnknown(DisputeError):

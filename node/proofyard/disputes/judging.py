@@ -41,7 +41,7 @@ from proofyard.protocol.settlement import RESULT, FaultReason
 from proofyard.protocol.signature import signed_by
 from proofyard.protocol.types import Address, BatchId, Digest
 from proofyard.protocol.validate import RecordInvalid
-from proofyard.workloads.workload import load_workload
+from proofyard.workloads.workload import is_exact, workload_of
 
 WRONG, RIGHT = Digest((1).to_bytes(32, "big")), Digest((2).to_bytes(32, "big"))
 """What a juror reveals on a record."""
@@ -148,8 +148,8 @@ async def _judge_segment(
     batch = await _committed(chain, network, challenge.batch, patience_s)
     replayer = Replayer(batch, chain, network, executor, patience_s=patience_s, give_up=_time() + patience_s)
     manifest = batch.manifests[job]
-    if not load_workload(manifest.workload).exact:
-        reason = f"{manifest.workload} is not exact, so that executing it again proves nothing"
+    if not is_exact(workload_of(manifest), manifest):
+        reason = f"{manifest.workload} is not exact here, so that executing it again proves nothing to a jury"
         return Finding(challenge.claimed, UNKEYED, False, reason)
     found = await replayer.segment(job, task, segment)
     return Finding(found.answer, _keyed(challenge, owner, found.state), found.holds is not True, str(found))
@@ -202,7 +202,9 @@ async def _see_fault(
     try:
         batch = await _committed(chain, network, number, patience_s)
         replayer = Replayer(batch, chain, network, executor, patience_s=patience_s, give_up=_time() + patience_s)
-        if fault.reason == FaultReason.DISAGREED or not load_workload(batch.manifests[fault.job].workload).exact:
+        manifest = batch.manifests[fault.job]
+        exact = is_exact(workload_of(manifest), manifest)
+        if fault.reason == FaultReason.DISAGREED or not (exact or fault.reason == FaultReason.WITHHELD):
             return _Seen(False, "it rests on the auditors' own comparison, and no stake depends on it")
         if fault.reason == FaultReason.FALSE_AUDIT:
             return await _judge_auditor(chain, network, replayer, number, fault, patience_s)
@@ -210,7 +212,7 @@ async def _see_fault(
             found = await _judge_unopened(chain, network, number, fault, patience_s)
             if found is not None:
                 return _Seen(*found)
-        return await _judge_worker(chain, batch, replayer, fault)
+        return await _judge_worker(chain, batch, replayer, fault, exact=exact)
     except NoSuchPlace as error:
         # Nobody can have done, or not done, what the batch does not hold.
         return _Seen(True, f"the accused is innocent: {error}")
@@ -219,15 +221,19 @@ async def _see_fault(
         return _Seen(False, str(error))
 
 
-async def _judge_worker(chain: ChainClient, batch: Committed, replayer: Replayer, fault: SlashRecord) -> _Seen:
-    """A worker that was said to withhold is acquitted like any other, by a state that turns up and is right."""
+async def _judge_worker(
+    chain: ChainClient, batch: Committed, replayer: Replayer, fault: SlashRecord, *, exact: bool
+) -> _Seen:
+    """A worker that was said to withhold is acquitted like any other, by a state that turns up and is right; where
+    executing proves nothing, by states that turn up and keep the laws."""
     node = batch.member(fault.job, fault.task).commitment.node
     if await asyncio.to_thread(chain.operator_of, node) != fault.operator:
         return _Seen(True, f"task {fault.task} of job {fault.job} was not done by the accused")
     if fault.segment == RESULT:
         problem = await replayer.check_result(fault.job, fault.task)
         return _Seen(not problem, problem or "the accused is innocent: the result follows from the states")
-    found = await replayer.segment(fault.job, fault.task, fault.segment)
+    find = replayer.segment if exact else replayer.shown
+    found = await find(fault.job, fault.task, fault.segment)
     reason = f"the accused is innocent: {found}" if found.holds else str(found)
     return _Seen(found.holds is True, reason, found.answer, found.state)
 

@@ -6,7 +6,7 @@ A worker dials its verifiers and is dialled by nobody, so whoever wants one of i
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from proofyard.artifacts import ArtifactError, ArtifactTooLarge, ArtifactUnavailable, BlockStore, CorruptArtifact, fetch
@@ -36,7 +36,8 @@ that waited for somebody's trickle would miss its vote."""
 
 class Network:
     """Artifacts for replaying. `store` keeps what is fetched, `folder` large inputs as files. What is larger than
-    `max_state_bytes`, or an input than `max_input_bytes`, is refused before it is fetched whole or written out."""
+    `max_state_bytes`, or an input than `max_input_bytes`, is refused before it is fetched whole or written out. `local`
+    finds files that nobody publishes, by their CIDs, where they are here."""
 
     def __init__(
         self,
@@ -47,7 +48,9 @@ class Network:
         *,
         max_state_bytes: int = MAX_STATE_BYTES,
         max_input_bytes: int = MAX_INPUT_BYTES,
+        local: Callable[[Cid], Path | None] = lambda _: None,
     ) -> None:
+        self.local = local
         self.max_state_bytes = max_state_bytes
         self._max_input_bytes = max_input_bytes
         self._chain = chain

@@ -19,7 +19,7 @@ from proofyard.protocol.validate import RecordInvalid
 from proofyard.protocol.view import BatchView
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.state import MAX_STATE_BYTES
-from proofyard.workloads.workload import load_workload
+from proofyard.workloads.workload import is_exact, load_workload, workload_of
 
 
 async def check_refusals(
@@ -37,7 +37,7 @@ async def check_keyed(view: BatchView, record: BatchRecord, manifests: Mapping[J
     Only where a state can be had: those of segments that were found right are their workers' to deliver, and nobody is
     accused for one that is gone by now. Where the record accuses somebody of copying, it raises what `read` raises.
     """
-    exact = {job: load_workload(manifest.workload).exact for job, manifest in manifests.items()}
+    exact = {job: is_exact(workload_of(manifest), manifest) for job, manifest in manifests.items()}
     for check in keyed_checks(view, record, exact):
         try:
             state = await read(check.state, MAX_STATE_BYTES)
@@ -54,7 +54,7 @@ async def _check_fault(
     record: BatchRecord, fault: RecordedFault, manifest: Manifest, graph: Sequence[TaskSpec], read: Read
 ) -> None:
     audit = faulty_audit(record, fault.task_key)
-    if fault.kind != FaultReason.MISMATCH or (audit is not None and audit.votes):
+    if fault.kind not in (FaultReason.MISMATCH, FaultReason.DISAGREED) or (audit is not None and audit.votes):
         return
     workload, spec, task = load_workload(manifest.workload), graph[fault.task], record.by_key[fault.task_key]
     what = "the result" if audit is None else f"state {audit.segment}"

@@ -9,13 +9,14 @@ import asyncio
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, cast
 
 from proofyard.artifacts import cid_of_bytes
 from proofyard.chain import ChainClient
 from proofyard.disputes.committed import Committed, committed_results
-from proofyard.disputes.errors import DisputeError, InputsUnknown, StateWithheld
+from proofyard.disputes.errors import DataAtHome, DisputeError, InputsUnknown, StateWithheld
 from proofyard.disputes.network import Network
 from proofyard.protocol.cid import cid_bytes, cid_digest, make_cid
 from proofyard.protocol.manifest import Manifest, TaskSpec
@@ -24,7 +25,7 @@ from proofyard.protocol.seal import CANNOT_EXECUTE, REFUSED_STATE, UNAVAILABLE
 from proofyard.protocol.types import BatchId, Cid, Digest, ExitCode, JobId, SegmentIndex, TaskIndex
 from proofyard.workloads.errors import StateRefused, WorkloadError
 from proofyard.workloads.executor import Executor
-from proofyard.workloads.workload import InexactWorkload, Inputs, carried_by, load_workload
+from proofyard.workloads.workload import InexactWorkload, Inputs, carried_by, load_workload, local_file
 
 MAX_CANDIDATES = 10_000
 """Combinations of earlier results that are tried as a task's inputs; there are several where tasks were done again."""
@@ -120,6 +121,20 @@ class Replayer:
             return Replayed(job, index, segment, str(error), answer=CANNOT_EXECUTE, state=before)
         return Replayed(job, index, segment, equal=equal, answer=cid_digest(task.trace[segment + 1]), state=after)
 
+    async def shown(self, job: JobId, index: TaskIndex, segment: SegmentIndex) -> Replayed:
+        """Whether the states before and after a segment can be had and keep their laws, without executing it."""
+        after = b""
+        try:
+            for number in (segment, segment + 1):
+                after = await self.state(job, index, number)
+                await self._check_state(job, index, number, after)
+        except StateWithheld as error:
+            return Replayed(job, index, segment, str(error), withheld=True)
+        except StateRefused as error:
+            return Replayed(job, index, segment, str(error), answer=REFUSED_STATE, state=after)
+        answer = cid_digest(self._batch.member(job, index).trace[segment + 1])
+        return Replayed(job, index, segment, equal=True, answer=answer, state=after)
+
     async def answer(self, job: JobId, index: TaskIndex, segment: SegmentIndex) -> tuple[Digest, bytes]:
         """What an honest auditor answers to a segment, and the bytes that its keyed digest is made of. Raises
         `StateWithheld` where the state before it cannot be had."""
@@ -137,7 +152,9 @@ class Replayer:
     async def whole(self, job: JobId, index: TaskIndex, executor: Executor) -> list[Cid]:
         """Execute a whole task from its inputs: the CIDs of its states, as an honest worker commits to them."""
         self._batch.position(job, index)
+        at_home = await self._at_home(job, index)
         inputs = await self._inputs(job, await self._input_cids(job, index), self._batch.spec(job, index))
+        inputs = replace(inputs, data=at_home or inputs.data)
         trace = await executor.run_task(self._batch.manifests[job], self._batch.spec(job, index), inputs)
         return [cid_of_bytes(await asyncio.to_thread(path.read_bytes)) for path in trace.states]
 
@@ -162,7 +179,8 @@ class Replayer:
     async def _execute(self, job: JobId, index: TaskIndex, segment: SegmentIndex, before: bytes) -> bytes:
         """This machine's state after a segment: of its inputs, model and data are all that it is computed from."""
         manifest, spec = self._batch.manifests[job], self._batch.spec(job, index)
-        inputs = await self._inputs(job, ())
+        at_home, inputs = await self._at_home(job, index), await self._inputs(job, ())
+        inputs = replace(inputs, data=at_home or inputs.data)
         return await self._executor.run_segment(manifest, spec, segment, before, inputs)
 
     async def _check_state(self, job: JobId, index: TaskIndex, number: int, state: bytes) -> None:
@@ -222,6 +240,17 @@ class Replayer:
         data = await self._network.on_disk(manifest.data) if manifest.data else None
         adapter = await self._network.on_disk(manifest.adapter) if manifest.adapter else None
         return Inputs(model, data, tuple(found), adapter, tuple(carried))
+
+    async def _at_home(self, job: JobId, index: TaskIndex) -> Path | None:
+        """What a task computes on where nobody publishes that. Raises `DataAtHome` where it is not here."""
+        manifest, spec = self._batch.manifests[job], self._batch.spec(job, index)
+        named = local_file(load_workload(manifest.workload), manifest, spec)
+        if named is None:
+            return None
+        found = await asyncio.to_thread(self._network.local, named.cid)
+        if found is None:
+            raise DataAtHome(index, named)
+        return found
 
     async def _input_cids(self, job: JobId, index: TaskIndex) -> tuple[Cid, ...]:
         """The results that a task was given: those of the tasks before it, as they were committed in batches of its

@@ -31,7 +31,7 @@ from proofyard.protocol.types import BatchId, Cid, Digest, JobId, ProofyardError
 from proofyard.protocol.validate import RecordInvalid, validate_record
 from proofyard.protocol.view import BatchView
 from proofyard.workloads.errors import WorkloadError
-from proofyard.workloads.workload import load_workload
+from proofyard.workloads.workload import auditors_of, is_exact, workload_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class Settled:
 
     @property
     def exact(self) -> dict[JobId, bool]:
-        """Whether each job's workload gives the same bytes everywhere."""
-        return {job: load_workload(manifest.workload).exact for job, manifest in self.manifests.items()}
+        """Whether verdicts on each job's segments cost stake."""
+        return {job: is_exact(workload_of(manifest), manifest) for job, manifest in self.manifests.items()}
 
     def position(self, job: JobId, task: TaskIndex) -> int:
         return self.committed.position(job, task)
@@ -93,6 +93,7 @@ class Settled:
             earlier=self.earlier,
             exact=self.exact,
             now=None,
+            named=auditors_of(self.manifests),
         )
         compare_with_settlement(self.event, self.record, self.view)
 

@@ -18,7 +18,7 @@ from proofyard.node.purse import OverBudget, Purse
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.record import AuditedSegment, decode_record
 from proofyard.protocol.types import Address, BatchId, ProofyardError
-from proofyard.workloads.workload import load_workload
+from proofyard.workloads.workload import is_exact, workload_of
 
 logger = logging.getLogger("proofyard.node")
 
@@ -84,7 +84,7 @@ class Absence:
         job, task, segment = audit.key
         name = f"segment {segment} of task {task} of job {job} in batch {event.batch}"
         batch = await load_committed(self._chain, self._network.read, event.batch, event.record)
-        if not load_workload(batch.manifests[job].workload).exact:
+        if not is_exact(workload_of(batch.manifests[job]), batch.manifests[job]):
             return
         replayer = Replayer(batch, self._chain, self._network, self._executor, patience_s=PATIENCE_S)
         found = await replayer.segment(job, task, segment)

@@ -84,7 +84,7 @@ from proofyard.transport import Body, Connection, Endpoint, RequestFailed
 from proofyard.transport.guard import Allowance
 from proofyard.workloads.errors import TaskStopped, TimeLimit, WorkloadError
 from proofyard.workloads.executor import Executor, TaskTrace
-from proofyard.workloads.workload import Inputs, Progress, load_workload
+from proofyard.workloads.workload import Inputs, Progress, is_exact, load_workload
 
 logger = logging.getLogger("proofyard.node")
 
@@ -632,7 +632,7 @@ class Agent:
         offer, verifier = work.offer, work.verifier
         if isinstance(offer, AuditOffer):
             manifest = await self._offers.check_audit(verifier, offer)
-            await self._supplies.inputs(verifier, manifest, (), offer.providers)
+            await self._supplies.inputs(verifier, manifest, (), offer.providers, audited=offer.task)
             limit = self._settings.max_state_bytes
             await self._supplies.fetch(verifier, offer.before, offer.providers, limit, "the state")
         else:
@@ -729,7 +729,8 @@ class Agent:
 
     async def _audit(self, work: Work, offer: AuditOffer) -> None:
         """Re-execute one segment from the worker's state and seal the answer."""
-        manifest, inputs = await self._prepare(work.verifier, offer.manifest, (), offer.providers)
+        manifest = await self._supplies.manifest(work.verifier, offer.manifest, offer.providers)
+        inputs = await self._supplies.inputs(work.verifier, manifest, (), offer.providers, audited=offer.task)
         limit = self._settings.max_state_bytes
         before = await self._supplies.bytes_of(work.verifier, offer.before, offer.providers, limit, "the state")
         start = asyncio.get_running_loop().time()
@@ -763,7 +764,7 @@ class Agent:
                 raise
             return SealOpened(CANNOT_EXECUTE, self._keyed(offer, before), plain_reason(str(error)), salt)
         # A state is only ever asked for where answers are compared by more than their digests.
-        name = cid_of_bytes if workload.exact else self._store.put_bytes
+        name = cid_of_bytes if is_exact(workload, manifest) else self._store.put_bytes
         digest = cid_digest(await aside(len(after), name, after))
         return SealOpened(digest, await aside(len(after), self._keyed, offer, after), "", salt)
 
@@ -798,7 +799,7 @@ class Agent:
         manifest_cid: Cid,
         inputs: tuple[Cid, ...],
         providers: tuple[PeerHint, ...],
-        task: TaskSpec | None = None,
+        task: TaskSpec,
     ) -> tuple[Manifest, Inputs]:
         """Everything a task needs, on this disk and checked against its CID."""
         manifest = await self._supplies.manifest(verifier, manifest_cid, providers)

@@ -74,6 +74,7 @@ class Offers:
         if seat < LEAST_SEAT_PAY:
             # Nobody would come to its audits, and what nobody has audited is not paid.
             raise OfferRefused("the job's audit fee", f"pays an auditor {seat}, at least {LEAST_SEAT_PAY} are needed")
+        await self._supplies.local_data(manifest, offer.task)
         if not accepted and (later := self.waits(job)):
             raise LeftForLater(later)
         if len(offer.inputs) != len(offer.task.deps):
@@ -91,6 +92,7 @@ class Offers:
         manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
         await self._check_spec(verifier, offer, manifest)
         check_limits(self._settings, manifest, offer.task)
+        await self._supplies.local_data(manifest, offer.task)
         await self._check_member(verifier, offer)
         return manifest
 

@@ -58,6 +58,8 @@ from proofyard.transport.reach import (
 )
 from proofyard.transport.relay import RelayLimits
 from proofyard.workloads.executor import Executor
+from proofyard.workloads.local_sets import FOLDER as LOCAL_FOLDER
+from proofyard.workloads.local_sets import LocalSets
 from proofyard.workloads.model_files import link_model
 from proofyard.workloads.sandbox import Sandbox
 from proofyard.workloads.workload import Resources, load_workload
@@ -182,6 +184,7 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
             settings.data_dir / "inputs",
             max_state_bytes=settings.max_state_bytes,
             max_input_bytes=max(settings.max_model_bytes, settings.max_data_bytes),
+            local=LocalSets(settings.data_dir / LOCAL_FOLDER).path,
         )
         parts: list[Coroutine[Any, Any, None]] = [
             links.run(),

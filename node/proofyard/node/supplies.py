@@ -26,7 +26,9 @@ from proofyard.protocol.routes import Route
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.runtime.recent import Recent
 from proofyard.transport import Connection, Endpoint, TransportError
-from proofyard.workloads.workload import Inputs, carried_by, load_workload
+from proofyard.workloads.local_sets import FOLDER as LOCAL_FOLDER
+from proofyard.workloads.local_sets import LocalSets
+from proofyard.workloads.workload import Inputs, carried_by, load_workload, local_file
 
 logger = logging.getLogger("proofyard.node")
 
@@ -71,6 +73,7 @@ class Supplies:
         self._store = store
         self._gatherer = Gatherer(store, at_once, largest=FROM_VERIFIER_BYTES)
         self._manifests: Recent[Cid, Manifest] = Recent(MANIFESTS)
+        self._local = LocalSets(settings.data_dir / LOCAL_FOLDER)
         self.nearby: Callable[[Cid], Awaitable[list[Connection]]] = _nobody
         """Finds further peers that may have an artifact, the nearest first."""
         self.have: Callable[[Cid], object] = lambda _: None
@@ -93,9 +96,11 @@ class Supplies:
         results: Sequence[Cid],
         hints: Sequence[PeerHint],
         task: TaskSpec | None = None,
+        *,
+        audited: TaskSpec | None = None,
     ) -> Inputs:
-        """Everything that a runner reads; of a `task` also what its first state is made from. Raises `OfferRefused` for
-        what is over a limit."""
+        """Everything that a runner reads; of a `task` also what its first state is made from, of an `audited` one what
+        a segment is. Raises `OfferRefused` for what is over a limit, or not here and nowhere else to be had."""
         turn = asyncio.Semaphore(RESULTS_AT_ONCE)
 
         async def one(cid: Cid) -> bytes:
@@ -108,9 +113,22 @@ class Supplies:
             named = await asyncio.to_thread(carried_by, load_workload(manifest.workload), manifest, task, found)
             carried = await asyncio.gather(*map(one, named))
         model = await self._on_disk(verifier, manifest.model, hints, "model", self._settings.max_model_bytes)
-        data = await self._on_disk(verifier, manifest.data, hints, "data", self._settings.max_data_bytes)
+        spec = task or audited
+        data = None if spec is None else await self.local_data(manifest, spec)
+        data = data or await self._on_disk(verifier, manifest.data, hints, "data", self._settings.max_data_bytes)
         adapter = await self._on_disk(verifier, manifest.adapter, hints, "adapter", self._settings.max_state_bytes)
         return Inputs(model, data, tuple(found), adapter, tuple(carried))
+
+    async def local_data(self, manifest: Manifest, task: TaskSpec) -> Path | None:
+        """The file that a task computes on where nobody publishes it; None where its job's data is published. Raises
+        `OfferRefused` where it is not here."""
+        wanted = local_file(load_workload(manifest.workload), manifest, task)
+        if wanted is None:
+            return None
+        found = await asyncio.to_thread(self._local.path, wanted.cid)
+        if found is None:
+            raise OfferRefused("the manifest's data", f"is {wanted}, {wanted.lacking}")
+        return found
 
     async def _result(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint]) -> bytes:
         """The content of another task's result."""

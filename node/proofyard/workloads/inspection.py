@@ -12,6 +12,8 @@ import msgspec
 from proofyard.protocol.codec import CodecError, decode_json, prepared
 from proofyard.protocol.manifest import Manifest, decode_manifest, encode_manifest
 from proofyard.workloads.errors import ExecutorCrashed, WorkloadError, from_wire, to_wire
+from proofyard.workloads.local_data import Schema
+from proofyard.workloads.local_sets import described
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import files_of, published_files
 from proofyard.workloads.rehearsal import TrainingRows, count_training_rows
@@ -23,7 +25,8 @@ MEMORY_BYTES = 8 << 30
 
 
 class _Order(msgspec.Struct, frozen=True):
-    """What is looked at. With `params` the rows of that training are counted, else `manifest` is checked."""
+    """What is looked at. With `params` the rows of that training are counted, else `manifest` is checked; without
+    either, `data` is described."""
 
     model: str | None
     data: str | None
@@ -37,6 +40,7 @@ class _Found(msgspec.Struct, frozen=True):
 
     error: tuple[str, dict[str, Any]] | None = None
     rows: TrainingRows | None = None
+    lines: tuple[Schema, int] | None = None
 
 
 def check_inputs(manifest: Manifest, inputs: Inputs) -> None:
@@ -50,6 +54,14 @@ def training_rows(model: Path, data: Path, params: LoraParams) -> TrainingRows:
     if rows is None:
         raise ExecutorCrashed("the process that counts a job's rows said something else")
     return rows
+
+
+def lines_of(data: Path) -> tuple[Schema, int]:
+    """`local_sets.described`. Raises as `check_inputs` does."""
+    lines = _look(Inputs(data=data)).lines
+    if lines is None:
+        raise ExecutorCrashed("the process that reads a data set said something else")
+    return lines
 
 
 def _look(inputs: Inputs, manifest: bytes = b"", params: LoraParams | None = None) -> _Found:
@@ -85,17 +97,20 @@ def main() -> None:
     """Look at what the order on stdin names, and print what was found as JSON."""
     order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=prepared(_Order))
     inputs = Inputs(_path(order.model), _path(order.data), adapter=_path(order.adapter))
-    error, rows = None, None
+    error, rows, lines = None, None, None
     try:
         if order.params is not None:
             assert inputs.model is not None and inputs.data is not None
             rows = count_training_rows(inputs.model, inputs.data, order.params)
+        elif not order.manifest:
+            assert inputs.data is not None
+            lines = described(inputs.data)
         else:
             manifest = decode_manifest(order.manifest)
             load_workload(manifest.workload).check_inputs(manifest, inputs)
     except WorkloadError as refusal:
         error = to_wire(refusal)
-    sys.stdout.buffer.write(msgspec.json.encode(_Found(error, rows)))
+    sys.stdout.buffer.write(msgspec.json.encode(_Found(error, rows, lines)))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Cid, TaskIndex
 from proofyard.workloads.compression import delta
 from proofyard.workloads.errors import InputRefused, StateRefused
+from proofyard.workloads.local_data import LocalData, LocalFile
 from proofyard.workloads.lora_laws import check_finished, check_training
 from proofyard.workloads.lora_params import LoraParams, check_manifest, read_params
 from proofyard.workloads.lora_rounds import decode_begins, start_of_round, whole_adapter
@@ -90,6 +91,20 @@ class LoraWorkload:
             return None
         params = read_params(manifest)
         return None if params.closing is None else Rounds(params.closing, params.workers, params.rounds)
+
+    def local(self, manifest: Manifest) -> LocalData | None:
+        """With `local`."""
+        return None if manifest.params.get("local") is None else read_params(manifest).local or None
+
+    def local_file(self, manifest: Manifest, task: TaskSpec) -> LocalFile:
+        """The shard's."""
+        params, local = read_params(manifest), self.local(manifest)
+        assert local is not None, "asked for of such jobs"
+        return LocalFile(name=local.name, cid=local.digests[position(params, task)[1]], schema=local.schema)
+
+    def agrees(self, manifest: Manifest, task: TaskSpec, segment: int, before: bytes, one: bytes, other: bytes) -> bool:
+        """Verdicts on data that stays at home cost no stake, and rest on the same bytes all the same."""
+        return one == other
 
     def carries(self, manifest: Manifest) -> bool:
         """With compression."""
@@ -176,9 +191,14 @@ class LoraWorkload:
         return export_adapter(manifest, whole_adapter(params, manifest.seed, start), dest, f"ipfs://{manifest.model}")
 
     def check_inputs(self, manifest: Manifest, inputs: Inputs) -> None:
-        from proofyard.workloads.rehearsal import rehearse_training
+        from proofyard.workloads.rehearsal import rehearse_model, rehearse_training
 
-        params, (model, data) = read_params(manifest), require_files(inputs)
+        params = read_params(manifest)
+        if params.local:
+            if inputs.model is not None:
+                rehearse_model(inputs.model, params)
+            return
+        model, data = require_files(inputs)
         if params.begins:
             try:
                 decode_begins(params, require_adapter(inputs))

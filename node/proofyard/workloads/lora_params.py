@@ -12,6 +12,7 @@ from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest
 from proofyard.workloads.aggregation.checks import MAX_RANK, check_aggregation
 from proofyard.workloads.compression import MAX_BLOCK, MAX_TURNS, MIN_BLOCK, Compression
 from proofyard.workloads.errors import ManifestRefused
+from proofyard.workloads.local_data import LocalData, check_local
 from proofyard.workloads.params import check_common, convert_params
 from proofyard.workloads.state import MAX_STATE_BYTES
 
@@ -76,6 +77,8 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     batches and seeds: with the parameters and data of that job it ends in the bits that one would have ended in.
     Rounds: with `closing` a round waits for no more than a quorum and a time, and every result carries what its round
     started from, so that a later one can take it (`proofyard.protocol.closing`); without, it waits for all shards.
+    `local`: each shard is a file that nobody publishes (`proofyard.workloads.local_data`), and the manifest has no
+    `data`; `shard_by` says nothing then.
     """
 
     modules: Annotated[dict[str, tuple[Count, Count]], Meta(min_length=1, max_length=4096)]
@@ -122,6 +125,7 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     compression_warmup: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     closing: Closing | None = None
     begins: Begins | UnsetType = UNSET
+    local: LocalData | UnsetType = UNSET
 
     @property
     def begun(self) -> int:
@@ -208,7 +212,7 @@ def read_params(manifest: Manifest) -> LoraParams:
 def check_manifest(manifest: Manifest) -> LoraParams:
     """The parameters of a manifest that is executable as a whole."""
     params = read_params(manifest)
-    check_common(manifest, adapter=bool(params.begins))
+    check_common(manifest, adapter=bool(params.begins), data=not params.local)
     return params
 
 
@@ -218,6 +222,8 @@ def _check_sizes(params: LoraParams) -> None:
             f"is {params.compression!r}; {params.aggregation} carries products that no delta says, use fedit or ffa"
         )
         raise ManifestRefused("params.compression", reason)
+    if params.local:
+        check_local(params.local, params.workers, params.objective)
     if params.objective == "dpo" and params.packing:
         raise ManifestRefused("params.packing", "is set; with objective dpo a row is a pair of answers, leave it out")
     if params.objective != "dpo" and params.beta != BETA:

@@ -153,6 +153,8 @@ def _tensors(optimizer: AdamW) -> dict[str, Array]:
 def shard_rows(model: Path, data: Path, params: LoraParams, worker: int) -> Rows:
     """A worker's rows. The last ones stay in memory, for the audits of other workers' segments."""
     split = (params.holdout_percent, params.shard_by, params.workers, worker)
+    if params.local:  # the file is the shard
+        split = (params.holdout_percent, "document", 1, 0)
     return _shard_rows(model, data, *split, params.seq_len, params.packing, params.objective == "dpo")
 
 

@@ -52,7 +52,12 @@ def _words_of(kind: Any) -> tuple[str, ...]:
 
 
 def check_common(
-    manifest: Manifest, *, model: bool = True, precisions: Sequence[str] = PRECISIONS, adapter: bool = False
+    manifest: Manifest,
+    *,
+    model: bool = True,
+    precisions: Sequence[str] = PRECISIONS,
+    adapter: bool = False,
+    data: bool = True,
 ) -> None:
     """Raise `ManifestRefused` for a field outside `params` that is missing or out of range."""
     if manifest.version != VERSION:
@@ -61,8 +66,9 @@ def check_common(
         raise ManifestRefused("look_ahead", f"is {manifest.look_ahead}, it must lie in [0, {MAX_TASKS}]")
     if model and manifest.model is None:
         raise ManifestRefused("model", "is missing, it names the model's CID")
-    if manifest.data is None:
-        raise ManifestRefused("data", "is missing, it names the data file's CID")
+    if data != (manifest.data is not None):
+        reason = "is missing, it names the data file's CID" if data else "is given, this job's data stays at home"
+        raise ManifestRefused("data", reason)
     if adapter != (manifest.adapter is not None):
         reason = "is missing, it names the adapter's CID" if adapter else "is given, this job has no use for one"
         raise ManifestRefused("adapter", reason)

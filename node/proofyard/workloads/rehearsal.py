@@ -16,7 +16,7 @@ import numpy as np
 from proofyard.workloads.embed import EmbedParams, require_dimensions
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.evaluate import EvaluateParams, Question, require_choices
-from proofyard.workloads.exact.causal import check_length
+from proofyard.workloads.exact.causal import CausalConfig, check_length
 from proofyard.workloads.exact.config import check_tokens
 from proofyard.workloads.exact.models import causal_blueprint, encoder_blueprint
 from proofyard.workloads.lora_params import LoraParams
@@ -29,8 +29,7 @@ from proofyard.workloads.tokenizer import PART_CHARACTERS, Tokenizer, Tokens
 
 def rehearse_training(model: Path, data: Path, params: LoraParams) -> None:
     """Raise `InputRefused` where a worker's segments cannot begin."""
-    config = causal_blueprint(model, params.modules).config
-    check_length(params.seq_len, config.room)
+    config = rehearse_model(model, params)
     if params.objective == "dpo":
         _rehearse_pairs(model, data, params, config.vocabulary)
         return
@@ -42,6 +41,13 @@ def rehearse_training(model: Path, data: Path, params: LoraParams) -> None:
             f"leaves {tokens} tokens, too few for one sequence of {params.seq_len}; use fewer workers, a shorter "
             "seq_len or more text",
         )
+
+
+def rehearse_model(model: Path, params: LoraParams) -> CausalConfig:
+    """The model alone, where its data is not here."""
+    config = causal_blueprint(model, params.modules).config
+    check_length(params.seq_len, config.room)
+    return config
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,10 @@ from proofyard.workloads.workload import (
 SCORE = "score"
 LOSS = {"loss": TensorSpec("F64", ())}
 MAX_CANDIDATES = 1000
-FIXED = ("modules", "rounds", "workers", "rank", "holdout_percent", "packing", "objective", "compression", "closing")
+FIXED = (
+    *("modules", "rounds", "workers", "rank", "holdout_percent", "packing", "objective"),
+    *("compression", "closing", "local"),
+)
 
 
 class SweepParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +83,8 @@ def candidates(manifest: Manifest) -> list[dict[str, Any]]:
         )
     if params.base.get("closing") is not None:
         raise ManifestRefused("params.base.closing", "is set; a candidate has one round of one worker")
+    if params.base.get("local") is not None:
+        raise ManifestRefused("params.base.local", "is set; candidates are compared on data that all have")
     for name, tried in params.vary.items():
         if name in FIXED:
             raise ManifestRefused(f"params.vary.{name}", "cannot vary within a sweep, its candidates would not compare")

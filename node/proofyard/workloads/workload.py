@@ -8,7 +8,7 @@ called in the child process of an `Executor`, and imports what it needs there.
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -18,8 +18,9 @@ import msgspec
 
 from proofyard.protocol.closing import ClosedRound, Rounds, final_tasks, open_tasks
 from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest, TaskSpec
-from proofyard.protocol.types import Cid, TaskIndex
+from proofyard.protocol.types import Address, Cid, JobId, TaskIndex
 from proofyard.workloads.errors import InputRefused, ManifestRefused, StateRefused, UnknownWorkload
+from proofyard.workloads.local_data import LocalData, LocalFile
 
 ENTRY_POINT_GROUP = "proofyard.workloads"
 
@@ -198,6 +199,18 @@ class ClosingWorkload(Workload, Protocol):
         ...
 
 
+class LocalWorkload(Workload, Protocol):
+    """A workload with jobs that name no data file but what each worker has itself."""
+
+    def local(self, manifest: Manifest) -> LocalData | None:
+        """The data of such a job; None for any other."""
+        ...
+
+    def local_file(self, manifest: Manifest, task: TaskSpec) -> LocalFile:
+        """What of it a task computes on, in place of the manifest's `data`."""
+        ...
+
+
 class InexactWorkload(Workload, Protocol):
     """A workload whose segments differ from machine to machine by something like rounding (`exact` is False).
 
@@ -302,6 +315,37 @@ def carries(workload: Workload, manifest: Manifest) -> bool:
 def begins(workload: Workload, manifest: Manifest, task: TaskSpec) -> bool:
     """Whether a task's first state is made from the manifest's adapter."""
     return hasattr(workload, "begins") and cast(BeginningWorkload, workload).begins(manifest, task)
+
+
+def local_data(workload: Workload, manifest: Manifest) -> LocalData | None:
+    """The data of a job that nobody publishes; None for any other job."""
+    return cast(LocalWorkload, workload).local(manifest) if hasattr(workload, "local") else None
+
+
+def local_file(workload: Workload, manifest: Manifest, task: TaskSpec) -> LocalFile | None:
+    """What of it a task computes on."""
+    if local_data(workload, manifest) is None:
+        return None
+    return cast(LocalWorkload, workload).local_file(manifest, task)
+
+
+def is_exact(workload: Workload, manifest: Manifest) -> bool:
+    """Whether a verdict about a job's segments costs stake: its workload gives the same bytes everywhere, and whoever
+    doubts it can execute it. Of data that stays at home no jury could be shown anything."""
+    return workload.exact and local_data(workload, manifest) is None
+
+
+def workload_of(manifest: Manifest) -> Workload:
+    """The installed workload of a job. Raises `UnknownWorkload`."""
+    return load_workload(manifest.workload)
+
+
+def auditors_of(
+    manifests: Mapping[JobId, Manifest], load: Callable[[Manifest], Workload] = workload_of
+) -> dict[JobId, frozenset[Address]]:
+    """Of the jobs whose auditors are not drawn from everybody, the owners from whom they are."""
+    found = {job: local_data(load(each), each) for job, each in manifests.items()}
+    return {job: local.owners for job, local in found.items() if local is not None}
 
 
 def carried_by(workload: Workload, manifest: Manifest, task: TaskSpec, results: Sequence[bytes]) -> tuple[Cid, ...]:

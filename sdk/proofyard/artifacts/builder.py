@@ -6,6 +6,7 @@ The same bytes get the same CID as from `ipfs add --cid-version=1 --raw-leaves`.
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 from proofyard.artifacts.hamt import build_shards
@@ -92,6 +93,12 @@ def build_file(source: Readable, put_leaf: PutBlock, put_node: PutBlock, name: s
 def cid_of_bytes(data: bytes) -> Cid:
     """The CID of `data` as a file, without storing anything."""
     return build_file(io.BytesIO(data), _drop, _drop).cid
+
+
+def cid_of_file(path: Path) -> Cid:
+    """The same of what a file holds, in constant memory. Raises `OSError`."""
+    with path.open("rb") as stream:
+        return build_file(stream, _drop, _drop).cid
 
 
 def build_directory(entries: list[Link], put_node: PutBlock, name: str = "") -> Link:

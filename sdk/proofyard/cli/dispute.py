@@ -268,10 +268,10 @@ async def _innocent(chain: "ChainClient", found: Evidence, batch: BatchId) -> li
 def _verdicts(settled: "Settled", done: Sequence["Replayed"]) -> tuple[list["Replayed"], list["Replayed"]]:
     """Segments that are wrong and unpunished, and those that nobody delivers."""
     from proofyard.protocol.settlement import FaultReason
-    from proofyard.workloads.workload import load_workload
+    from proofyard.workloads.workload import is_exact, workload_of
 
     guilty = {(fault.job, fault.task) for fault in settled.record.faults if fault.kind != FaultReason.FALSE_AUDIT}
-    inexact = {job for job, manifest in settled.manifests.items() if not load_workload(manifest.workload).exact}
+    inexact = {job for job, manifest in settled.manifests.items() if not is_exact(workload_of(manifest), manifest)}
     passed = guilty | settled.record.decoys | settled.record.unopened
     suspects = [result for result in done if not result.holds and (result.job, result.task) not in passed]
     if any(result.job in inexact for result in suspects):

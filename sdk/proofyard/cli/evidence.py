@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proofyard.cli.errors import UsageError
-from proofyard.protocol.types import JobId, SegmentIndex, TaskIndex
+from proofyard.protocol.types import Cid, JobId, SegmentIndex, TaskIndex
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient
@@ -36,6 +36,12 @@ class ExecuteFlags:
     model_dir: Annotated[
         list[Path] | None,
         typer.Option(help="A base model that is on this machine; may be repeated.", rich_help_panel=EXECUTING),
+    ] = None
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A data set that stays at home and that you were given; may be repeated.", rich_help_panel=EXECUTING
+        ),
     ] = None
     threads: Annotated[int, typer.Option(min=1, help="CPU threads to execute with.", rich_help_panel=EXECUTING)] = 1
 
@@ -67,6 +73,7 @@ class Evidence:
 async def evidence(chain: "ChainClient", flags: ExecuteFlags | None = None) -> AsyncIterator[Evidence]:
     """Connect as the chain client's wallet, or as nobody in particular where it has none."""
     from proofyard.artifacts import BlockStore
+    from proofyard.artifacts.builder import cid_of_file
     from proofyard.chain import Wallet
     from proofyard.disputes.network import Network
     from proofyard.transport import Endpoint
@@ -80,8 +87,15 @@ async def evidence(chain: "ChainClient", flags: ExecuteFlags | None = None) -> A
             if not directory.is_dir():
                 raise UsageError(f"--model-dir {directory} is no directory; give the one that holds the base model")
             await asyncio.to_thread(link_model, store, directory)
+        at_home: dict[Cid, Path] = {}
+        for file in given.data or []:
+            if not file.is_file():
+                raise UsageError(f"--data {file} is no file; give the one that `proofyard node data list` shows")
+            at_home[await asyncio.to_thread(cid_of_file, file)] = file.absolute()
         async with Endpoint(chain.wallet or Wallet.generate(), network=chain.domain) as endpoint:
-            yield Evidence(chain, Network(chain, endpoint, store, home / "inputs"), home, given.threads)
+            yield Evidence(
+                chain, Network(chain, endpoint, store, home / "inputs", local=at_home.get), home, given.threads
+            )
 
 
 @dataclass(frozen=True)

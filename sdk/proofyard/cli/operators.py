@@ -13,6 +13,7 @@ from proofyard.cli.earnings import earnings
 from proofyard.cli.errors import UsageError
 from proofyard.cli.install import install
 from proofyard.cli.limits import limits, pause, resume
+from proofyard.cli.node_data import data
 from proofyard.cli.node_init import init
 from proofyard.cli.node_status import address_in_settings, local_status, page, shown
 from proofyard.cli.options import KEYS, KeystoreDir, NetworkFlags, PasswordFile, address_of
@@ -352,6 +353,7 @@ node.verb("pause", "node pause --for 90")(pause)
 node.verb("resume", "node resume")(resume)
 node.verb("page", "node page")(page)
 node.verb("limits", "node limits --hours 22-6 --idle-only")(limits)
+node.add_typer(data, name="data")
 verifier.verb("run", "verifier run --wallet home --port 4433")(verifier_run)
 verifier.add_typer(dispute, name="dispute")
 

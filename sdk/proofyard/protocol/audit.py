@@ -45,6 +45,8 @@ class BatchEntry:
     odds: AuditOdds
     auditors_per_segment: int
     barred: frozenset[Address]
+    named: frozenset[Address] | None = None
+    """The owners from whom its auditors are drawn, where that is not everybody."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,14 @@ def pool_of(operators: Iterable[Operator], excluded: Collection[Address] = ()) -
 def audit_plan(seed: Digest, batch: Iterable[BatchEntry], pool: Pool) -> AuditPlan:
     """Draw the audits of a batch.
 
-    A task is audited when its draw falls below its probability. Its segments are drawn without replacement, and its
-    auditors as `seat_auditors` says.
+    A task is audited when its draw falls below its probability, and never where nobody is named that could. Its
+    segments are drawn without replacement, and its auditors as `seat_auditors` says.
     """
     audits: list[SegmentAudit] = []
     skipped: list[tuple[JobId, TaskIndex]] = []
     for entry in batch:
-        if _draw(seed, entry.leaf, b"audit") * WAD >= entry.odds.wad << 256:
+        nobody = entry.named is not None and not entry.named
+        if nobody or _draw(seed, entry.leaf, b"audit") * WAD >= entry.odds.wad << 256:
             skipped.append((entry.job, entry.task))
             continue
         seats = seat_auditors(seed, entry, pool)
@@ -110,7 +113,10 @@ def seat_auditors(seed: Digest, entry: BatchEntry, pool: Pool) -> dict[SegmentIn
     stand-in, until its list is full or nobody is left. Where there are fewer than k owners a segment, the last ones
     stay without."""
     segments = draw_segments(seed, entry.leaf, entry.segments, entry.odds.segments)
-    deck = _Deck(seed, entry, pool.owners)
+    owners = pool.owners
+    if entry.named is not None:
+        owners = tuple(sorted((owner for owner in entry.named if owner in pool.nodes), key=_number))
+    deck = _Deck(seed, entry, owners)
     seats: dict[SegmentIndex, list[Address]] = {segment: [] for segment in segments}
     full = max(LISTED, 4 * (entry.auditors_per_segment + 1))
     turn = entry.auditors_per_segment

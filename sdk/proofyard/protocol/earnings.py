@@ -9,7 +9,7 @@ does not suffice pays the same part of everything.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,8 +67,9 @@ class _Vote:
     price: Wei
 
 
-def earnings(view: BatchView, record: BatchRecord) -> Earnings:
-    """The payouts and shares that follow from the rest of a record (its own `payouts` are not read)."""
+def earnings(view: BatchView, record: BatchRecord, named: Collection[JobId] = ()) -> Earnings:
+    """The payouts and shares that follow from the rest of a record (its own `payouts` are not read). On payouts bears
+    which jobs have `named` auditors (`plan.Named`): who chooses its own auditors could make its nodes a reputation."""
     paid, thrown = accepted_tasks(view, record), thrown_away(view, record)
     redressed = {each.task_key for each in record.redress}
     unblamed = [task for task in thrown if task.key not in redressed]
@@ -92,7 +93,8 @@ def earnings(view: BatchView, record: BatchRecord) -> Earnings:
         redress = Wei(sum(int(each.amount) for each in record.redress if each.job == line.job))
         shares.append(Share(units, Wei(reward + sum(pay) + lost), redress))
     found = Counter(_finders(view, record))
-    payouts = _payouts(view, work, audits, _valid(view, record, (*paid, *thrown), fees), found)
+    done = tuple(task for task in (*paid, *thrown) if task.commitment.job not in named)
+    payouts = _payouts(view, work, audits, _valid(view, record, done, fees), found)
     return Earnings(payouts, tuple(shares))
 
 

@@ -11,10 +11,15 @@ from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.dial import WAD, AuditOdds, audit_odds, stake_at_risk, tasks_alike
 from proofyard.protocol.members import Member
 from proofyard.protocol.settlement import Line
-from proofyard.protocol.types import Address, BatchId, Digest, Wei
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, Wei
 from proofyard.protocol.view import BatchView, JobFacts
 
 Members = Mapping[BatchId, Sequence[Member]]
+
+Named = Mapping[JobId, frozenset[Address]]
+"""Of jobs whose auditors are not drawn from everybody, the owners from whom they are: who was given the data."""
+
+NOBODY: Named = {}
 
 
 def task_reward(job: JobFacts, work_units: int) -> Wei:
@@ -40,27 +45,30 @@ def exposure_of(view: BatchView, members: Members) -> Counter[Address]:
     return exposure
 
 
-def plan_of(view: BatchView, members: Members) -> AuditPlan:
+def plan_of(view: BatchView, members: Members, named: Named = NOBODY) -> AuditPlan:
     """The audits of this batch, as everybody computes them."""
-    return audit_plan(view.seed, entries_of(view, members), auditor_pool(view))
+    return audit_plan(view.seed, entries_of(view, members, named), auditor_pool(view))
 
 
-def entries_of(view: BatchView, members: Members) -> Iterator[BatchEntry]:
-    """What the plan is drawn from: each commitment of the batch with its odds, in the order of the member list.
+def entries_of(view: BatchView, members: Members, named: Named = NOBODY) -> Iterator[BatchEntry]:
+    """What the plan is drawn from: each commitment of the batch with its odds, in the order of the member list. Where
+    owners are named, a verdict costs no stake, so that every task is audited.
 
     Raises `KeyError` for a job that is none of the batch's or a key that no node ever had."""
     exposure = exposure_of(view, members)
     for member in members[view.batch]:
         commitment = member.commitment
         job, (_, owner) = view.jobs[commitment.job], view.owners[commitment.node]
+        odds, those = odds_of(view, commitment, Wei(exposure[owner])), named.get(commitment.job)
         yield BatchEntry(
             job=commitment.job,
             task=commitment.task,
             segments=commitment.segments,
             leaf=commitment.struct_hash(),
-            odds=odds_of(view, commitment, Wei(exposure[owner])),
+            odds=odds if those is None else AuditOdds(WAD, odds.segments),
             auditors_per_segment=job.auditors_per_segment,
             barred=frozenset((owner, job.requester)),
+            named=those,
         )
 
 

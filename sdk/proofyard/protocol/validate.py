@@ -18,7 +18,7 @@ from proofyard.protocol.invalid import RecordInvalid as RecordInvalid
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.mark import UNOPENED, opens
 from proofyard.protocol.members import Member, TaskKey, members_fit, members_root
-from proofyard.protocol.plan import Members
+from proofyard.protocol.plan import NOBODY, Members, Named
 from proofyard.protocol.plan import plan_of as plan_of
 from proofyard.protocol.record import RECORD_VERSION, BatchRecord, CommittedTask
 from proofyard.protocol.redress import Earlier as Earlier
@@ -41,15 +41,16 @@ def validate_record(
     exact: Mapping[JobId, bool],
     now: int | None,
     plan: AuditPlan | None = None,
+    named: Named = NOBODY,
 ) -> None:
     """Raise `RecordInvalid` for the first field that does not follow.
 
-    `manifests`, `graphs` and `exact` (is the job's workload?) are by job of the record, read from the CIDs that it
-    names; `members` the lists of `record.counted`; `earlier` what the records of `view.settled_before` and
-    `record.over` say (`redress.outcome_of`). Whether `record.over` is so the chain alone can tell
-    (`disputes.settled.check_over`). `now`, in Unix seconds, is the time while the batch waits for its settlement, and
-    that of the settlement afterwards; None leaves out what depends on it. `plan` is what `plan_of` gives for this view
-    and these lists, where it is known already."""
+    `manifests`, `graphs`, `exact` (does a verdict on the job cost stake?) and `named` (`plan.Named`) are by job of the
+    record, read from the CIDs that it names; `members` the lists of `record.counted`; `earlier` what the records of
+    `view.settled_before` and `record.over` say (`redress.outcome_of`). Whether `record.over` is so the chain alone can
+    tell (`disputes.settled.check_over`). `now`, in Unix seconds, is the time while the batch waits for its settlement,
+    and that of the settlement afterwards; None leaves out what depends on it. `plan` is what `plan_of` gives for this
+    view and these lists, where it is known already."""
     ensure = partial(Ensure, view.batch)
     validate_identity(view, record, ensure("version"))
     validate_jobs(view, record, manifests, ensure("jobs"))
@@ -61,7 +62,8 @@ def validate_record(
     ensure("repeated")(record.repeated == repeated, f"the tasks that earlier batches hold or paid are {repeated}")
     if plan is None:
         counted = dict(record.counted)
-        plan = plan_of(view, {each.batch: members[each.batch] for each in view.open_batches if each.batch in counted})
+        lists = {each.batch: members[each.batch] for each in view.open_batches if each.batch in counted}
+        plan = plan_of(view, lists, named)
     validate_audits(view, record, plan, exact, now, ensure("audits"))
     validate_faults(view, record, exact, ensure("faults"))
     stale = stale_tasks(view, record, graphs, earlier.paid)
@@ -69,7 +71,7 @@ def validate_record(
     redress = redress_of(view, record, manifests, graphs, earlier)
     ensure("redress")(record.redress == redress, f"what faults pay for work that they made worthless is {redress}")
     ensure("payouts")(
-        record.payouts == earnings(view, record).payouts, "they do not follow from tasks, audits and faults"
+        record.payouts == earnings(view, record, named).payouts, "they do not follow from tasks, audits and faults"
     )
 
 

@@ -114,7 +114,9 @@ def go_on(
             registry=client.chain.registry,
             job=str(job),
         )
-    assert manifest.model is not None and manifest.data is not None
+    if manifest.data is None:
+        raise JobRefused(f"data: job {job} learned from data that stays at home; what goes on from it is a new job")
+    assert manifest.model is not None
     return ContinuedJob(
         model=_model(client, found) if model is None else model,
         data=manifest.data if data is None else data,

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import Manifest, TaskSpec, encode_manifest
 from proofyard.protocol.offering import objection
-from proofyard.protocol.types import Cid, JobId, Wei
+from proofyard.protocol.types import Address, Cid, JobId, Wei
 from proofyard.sdk.adapters import read_adapter
 from proofyard.sdk.bounds import Limits
 from proofyard.sdk.errors import JobRefused
@@ -35,9 +35,10 @@ from proofyard.sdk.terms import (
     owners_needed,
 )
 from proofyard.workloads.errors import InputRefused, ManifestRefused, ModelMisread, UnknownWorkload
+from proofyard.workloads.local_data import local_name
 from proofyard.workloads.model_files import link_model
 from proofyard.workloads.trial import try_model
-from proofyard.workloads.workload import all_tasks, load_workload
+from proofyard.workloads.workload import all_tasks, load_workload, local_data
 
 logger = logging.getLogger("proofyard.sdk")
 
@@ -115,9 +116,29 @@ def prepare(
     manifest = msgspec.structs.replace(work.manifest, nonce=own)
     cid = store.put_bytes(encode_manifest(manifest))
     terms = job_terms(manifest, cid_digest(cid), work.graph, offer, gas_price, chain.next_time())
+    require_auditors(chain, manifest, terms, work.graph, wallet.address)
     if since is None and pays:
         chain.require_balance(terms.escrow)
     return Prepared(terms, manifest, (cid, *work.inputs), call, since, work.left_out, work.model, work.length)
+
+
+def require_auditors(
+    chain: ChainClient, manifest: Manifest, terms: JobTerms, graph: Sequence[TaskSpec], requester: Address
+) -> None:
+    """Raise `JobRefused` where data stays at home and fewer of the owners that the job names have a node now than its
+    audits take. Whoever computes a task does not audit it, nor does an owner that leads or signs."""
+    local = local_data(load_workload(manifest.workload), manifest)
+    if local is None or local.unaudited:
+        return
+    barred = {requester, *(seat.owner for seat in chain.active_verifiers())}
+    there = {node.owner for node in chain.active_nodes() if node.workloads >> terms.workload & 1} - barred
+    needed, found = owners_needed(graph, terms) - 1, len(there & local.owners)
+    if found < needed:
+        raise JobRefused(
+            f"local: of the {len(local.owners)} auditors that it names, {found} have a node that may audit now; "
+            f"{needed} are needed (k + 1 for each segment that is drawn). Name more owners that were given the data, "
+            "or say that nobody audits what is computed from it (unaudited: true)"
+        )
 
 
 UNPAID = "the reward is 0: nodes take such a job only where their setting `unpaid` is on, and it waits for one"
@@ -209,7 +230,7 @@ def _manifest(spec: JobSpec, store: BlockStore) -> tuple[Manifest, list[str]]:
         model, left_out = link_model(store, resolve_model(spec.model))
         if left_out:
             logger.info("of the model's folder are not published: %s", ", ".join(left_out))
-    if spec.data is not None:
+    if spec.data is not None and not local_name(spec.data):
         if not Path(spec.data).is_file():
             raise JobRefused(f"data: {spec.data} is no file; give the path of a JSONL, CSV or Parquet file")
         data = store.link_file(Path(spec.data))

@@ -19,6 +19,7 @@ from proofyard.sdk.peft_words import WORDS, from_peft
 from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.compression import Compression
 from proofyard.workloads.inspection import check_inputs, training_rows
+from proofyard.workloads.local_data import local_name
 from proofyard.workloads.lora_params import BETA, LoraParams
 from proofyard.workloads.model_files import INDEX, PUBLISHED
 from proofyard.workloads.params import misfit
@@ -59,7 +60,9 @@ class LoraJob:
     a JSONL, CSV or Parquet file, a dataset, a DataFrame, dictionaries. Where rows have a `shard` too, with as many
     labels as there are workers, each worker trains on its own labels, else documents are dealt out one by one
     (`options={"shard_by": ...}` says which). Or rows with `messages` or `conversations`, of which what the assistant
-    says is learned: the model's chat template renders them, or `chat_template`, "chatml" or a .jinja file.
+    says is learned: the model's chat template renders them, or `chat_template`, "chatml" or a .jinja file. Or
+    "local:NAME": data that each worker has itself and nobody publishes, of which `local` says {"digests": [...]}, one
+    for each worker, and {"schema": "chat"} where lines are no plain texts (docs/federated.md).
 
     `targets`: names of the linear layers to adapt, or "all-linear", in all transformer layers or the given `layers`
     (negative numbers count from the last). The job takes `rounds` (2 if nothing is said) * `workers` tasks of
@@ -110,6 +113,7 @@ class LoraJob:
     beta: float = BETA
     compression: Compression | None = None
     closing: dict[str, int] | None = None
+    local: dict[str, Any] | None = None
     aggregation: Literal["ffa", "fedit", "fedex", "flora"] = "ffa"
     robust: Literal["mean", "trimmed-mean", "median", "geometric-median", "centered-clipping", "krum", "multi-krum"] = (
         "mean"
@@ -141,6 +145,8 @@ class LoraJob:
         if self.epochs is None:
             return self, ""
         check_epochs(self.epochs, self.rounds)
+        if local_name(self.data):
+            raise JobRefused(f"epochs: {self.data} cannot be counted here, nobody but its owners has it; give rounds")
         one_round = replace(self, epochs=None, rounds=1)
         params = one_round._params()
         rows = training_rows(resolve_model(self.model), Path(self.data), params)
@@ -159,13 +165,24 @@ class LoraJob:
             precision=self.precision,
             look_ahead=self.look_ahead,
         )
-        return executable(manifest, self.model, self.data)
+        return executable(manifest, self.model, None if local_name(self.data) else self.data)
 
     def _outer(self) -> str:
         """The outer optimizer that its options come to."""
         if self.options.get("outer_momentum", 0):
             return "nesterov"
         return "none" if self.options.get("outer_lr", 1) == 1 else "plain"
+
+    def _local(self) -> dict[str, Any]:
+        """What its parameters say of data that stays at home."""
+        name = local_name(self.data)
+        if not name and self.local is None:
+            return {}
+        if not name or self.local is None or "name" in self.local:
+            raise JobRefused(
+                'local: goes with data "local:NAME", and says the digests of each worker\'s file: {"digests": [...]}'
+            )
+        return {"local": {"name": name, **self.local}}
 
     def _params(self) -> LoraParams:
         if twice := sorted(self.options.keys() & {each.name for each in fields(self)}):
@@ -200,8 +217,9 @@ class LoraJob:
             "outer": self._outer(),
             **{name: value for name, value in self.options.items() if name not in WORDS},
             **said,
+            **self._local(),
         }
-        if "shard_by" not in values and isinstance(self.workers, int):
+        if "shard_by" not in values and "local" not in values and isinstance(self.workers, int):
             values["shard_by"] = usual_split(Path(self.data), self.workers)
         try:
             return msgspec.convert(values, prepared(LoraParams))
@@ -220,12 +238,12 @@ def _said(params: LoraParams) -> dict[str, Any]:
 
 
 def executable(
-    manifest: Manifest, model: Path | str | None, data: Path | str, adapter: bytes | None = None
+    manifest: Manifest, model: Path | str | None, data: Path | str | None, adapter: bytes | None = None
 ) -> Manifest:
     """The manifest, once the code that nodes run has found nothing in model, data and adapter that it would refuse.
     Raises `ManifestRefused` and `InputRefused`."""
     load_workload(manifest.workload).check(manifest)
-    inputs = Inputs(None if model is None else resolve_model(model), Path(data))
+    inputs = Inputs(None if model is None else resolve_model(model), None if data is None else Path(data))
     with TemporaryDirectory(prefix="proofyard-adapter-") as folder:
         if adapter is not None:
             file = Path(folder) / "adapter"

@@ -12,6 +12,7 @@ from proofyard.protocol.cid import make_cid
 from proofyard.protocol.invalid import Ensure
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec
 from proofyard.protocol.members import Member
+from proofyard.protocol.plan import Named
 from proofyard.protocol.record import BatchRecord, RecordedJob
 from proofyard.protocol.redress import Earlier
 from proofyard.protocol.types import Cid, JobId
@@ -20,6 +21,7 @@ from proofyard.protocol.view import BatchView
 from proofyard.transport import Connection
 from proofyard.verifier.context import Context
 from proofyard.verifier.membership import Lists
+from proofyard.workloads.workload import auditors_of, is_exact
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Evidence:
     manifests: Mapping[JobId, Manifest]
     graphs: Mapping[JobId, Sequence[TaskSpec]]
     exact: Mapping[JobId, bool]
+    named: Named
     lists: Lists
     over: Over
     earlier: Earlier
@@ -43,6 +46,7 @@ class Evidence:
             exact=self.exact,
             now=now,
             plan=plan,
+            named=self.named,
         )
 
 
@@ -65,7 +69,8 @@ async def gather_evidence(
         view=view,
         manifests=manifests,
         graphs=graphs,
-        exact={job: context.workload(manifest).exact for job, manifest in manifests.items()},
+        exact={job: is_exact(context.workload(manifest), manifest) for job, manifest in manifests.items()},
+        named=auditors_of(manifests, context.workload),
         lists=lists,
         over=over,
         earlier=await told_before(context.chain, read, view, over, context.outcomes),

@@ -47,6 +47,7 @@ from proofyard.verifier.runner import Permanent
 from proofyard.verifier.sending import anchor_of, commit_subject, youngest
 from proofyard.verifier.signing import bound_to
 from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.workload import auditors_of, is_exact
 
 logger = logging.getLogger(__name__)
 
@@ -180,11 +181,11 @@ async def draw(context: Context, effect: effects.Draw) -> None:
     own = await own_list(context, view.header, batch)
     lists = await gather_lists(context, view)
     lists.cids[view.batch], lists.members[view.batch] = own
-    plan = await asyncio.to_thread(plan_of, view, lists.members)
+    manifests = await fetch_manifests(context, view)
+    plan = await asyncio.to_thread(plan_of, view, lists.members, auditors_of(manifests, context.workload))
     context.plans.put(view.batch, Planned(plan, view, dict(lists.cids)))
     members = await members_by_key(context, batch)
-    manifests = await fetch_manifests(context, view)
-    exact = {job: context.workload(manifest).exact for job, manifest in manifests.items()}
+    exact = {job: is_exact(context.workload(manifest), manifest) for job, manifest in manifests.items()}
     segments = []
     for (job, task, index), audit in ((audit.key, audit) for audit in plan.audits):
         member = members[job, task]

@@ -1,7 +1,7 @@
 """Answers in a workload that is not exact: which of them its own metric calls the same.
 
-Only workloads of third parties come here. The states behind the answers are fetched, which an exact workload never
-needs, and whoever is outvoted loses pay and reputation, never stake.
+Workloads of third parties come here, and jobs whose data stays at home. The states behind the answers are fetched,
+which an exact workload never needs, and whoever is outvoted loses pay and reputation, never stake.
 """
 
 import asyncio

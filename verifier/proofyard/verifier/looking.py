@@ -35,6 +35,7 @@ from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.workload import (
     InexactWorkload,
     finals_of,
+    is_exact,
     require_size,
     rounds_of,
     write_result,
@@ -69,7 +70,7 @@ async def expand(context: Context, effect: effects.Expand) -> None:
             effect.job,
             effect.manifest,
             manifest.workload,
-            workload.exact,
+            is_exact(workload, manifest),
             manifest.look_ahead,
             graph,
             paid,
@@ -150,7 +151,7 @@ async def look_at_state(context: Context, effect: effects.LookAtState) -> None:
     except NotDelivered as error:
         kind, reason = FaultReason.WITHHELD, str(error)
     except StateRefused as error:
-        kind, reason = FaultReason.MISMATCH, f"state {case.segment}: {error}"
+        kind, reason = _broken(context, case), f"state {case.segment}: {error}"
     context.runner.post(StateLooked(effect.batch, effect.place, kind, reason))
 
 
@@ -173,8 +174,14 @@ async def look_at_result(context: Context, effect: effects.LookAtResult) -> None
     except NotDelivered as error:
         kind, reason = FaultReason.WITHHELD, str(error)
     except StateRefused as error:
-        kind, reason = FaultReason.MISMATCH, f"the result: {error}"
+        kind, reason = _broken(context, case), f"the result: {error}"
     context.runner.post(ResultLooked(effect.batch, effect.task, kind, reason))
+
+
+def _broken(context: Context, case: Case) -> FaultReason:
+    """What breaking a law is called: a record holds no fault that costs stake where the job's are not to."""
+    exact = is_exact(context.workload(case.manifest), case.manifest)
+    return FaultReason.MISMATCH if exact else FaultReason.DISAGREED
 
 
 async def _checked(context: Context, size: int, check: Callable[[], None]) -> None:
@@ -206,7 +213,7 @@ async def weigh_answers(context: Context, effect: effects.WeighAnswers) -> None:
     copied: set[Address] = set()
     try:
         workload = context.workload(case.manifest)
-        if workload.exact:
+        if is_exact(workload, case.manifest):
             copied = await _copied(context, case, openings)
         else:
             earlier = _distinct_answers(context, effect)

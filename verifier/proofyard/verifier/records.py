@@ -80,7 +80,7 @@ def build_record(rows: Rows, evidence: Evidence, batch: Batch) -> BatchRecord:
     record = msgspec.structs.replace(record, stale=stale_tasks(view, record, evidence.graphs, evidence.earlier.paid))
     redress = redress_of(view, record, evidence.manifests, evidence.graphs, evidence.earlier)
     record = msgspec.structs.replace(record, redress=redress)
-    return msgspec.structs.replace(record, payouts=earnings(view, record).payouts)
+    return msgspec.structs.replace(record, payouts=earnings(view, record, evidence.named).payouts)
 
 
 def _audit(row: Segment, seats: Sequence[Seat]) -> AuditedSegment:
