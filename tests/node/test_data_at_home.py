@@ -10,7 +10,7 @@ from stand_ins import DOMAIN, VERIFIER, FakeLinks
 
 from proofyard.artifacts import ArtifactUnavailable, BlockStore, cid_of_bytes, fetch
 from proofyard.chain import Wallet
-from proofyard.node.limits import OfferRefused
+from proofyard.node.limits import DataLacking
 from proofyard.node.links import VerifierLinks
 from proofyard.node.serving import serve_owed_blocks
 from proofyard.node.settings import NodeSettings
@@ -58,19 +58,19 @@ class Here:
 
 async def test_a_task_is_taken_where_its_file_is_here_and_refused_by_the_name_of_what_lacks(tmp_path: Path) -> None:
     here = Here(tmp_path)
-    with pytest.raises(OfferRefused, match=rf"the data set wards \({cid_of_bytes(TEXT)}\).*proofyard node data add"):
+    with pytest.raises(DataLacking, match=rf"^lacks the data set wards \({cid_of_bytes(TEXT)}\).*node data add"):
         await here.supplies.local_data(MANIFEST, OURS)
     path = here.add()
     assert await here.supplies.local_data(MANIFEST, OURS) == path, "a node need not be started again"
     for task in ({"task": OURS}, {"audited": OURS}):
         inputs = await here.supplies.inputs(VERIFIER.address, MANIFEST, (), (), **cast(Any, task))
         assert inputs.data == path
-    with pytest.raises(OfferRefused, match="does not have"):
+    with pytest.raises(DataLacking, match=r"^lacks"):
         await here.supplies.local_data(MANIFEST, THEIRS)
     published = replace(MANIFEST, data=cid_of_bytes(b"data"), params=PARAMS)
     assert await here.supplies.local_data(published, OURS) is None
     here.sets.remove("ours")
-    with pytest.raises(OfferRefused):
+    with pytest.raises(DataLacking):
         await here.supplies.local_data(MANIFEST, OURS)
 
 

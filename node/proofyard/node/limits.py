@@ -18,6 +18,10 @@ class LeftForLater(ProofyardError):
     """An offer that this node would take at another hour; whoever hears it begin with "busy" may ask again."""
 
 
+class DataLacking(ProofyardError):
+    """Work on data that stays at home, and not here."""
+
+
 def check_limits(settings: NodeSettings, manifest: Manifest, task: TaskSpec) -> None:
     """Raise `OfferRefused` for the first of a task's demands that is over the operator's limit.
 

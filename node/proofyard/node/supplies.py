@@ -16,7 +16,7 @@ from proofyard.artifacts.gathering import Gatherer
 from proofyard.artifacts.portion import Portion
 from proofyard.chain import Wallet
 from proofyard.node.aside import aside, at_once
-from proofyard.node.limits import OfferRefused
+from proofyard.node.limits import DataLacking, OfferRefused
 from proofyard.node.links import VerifierLinks
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.cid import RAW, cid_codec
@@ -100,7 +100,7 @@ class Supplies:
         audited: TaskSpec | None = None,
     ) -> Inputs:
         """Everything that a runner reads; of a `task` also what its first state is made from, of an `audited` one what
-        a segment is. Raises `OfferRefused` for what is over a limit, or not here and nowhere else to be had."""
+        a segment is. Raises `OfferRefused` for what is over a limit, `DataLacking` for what nobody publishes."""
         turn = asyncio.Semaphore(RESULTS_AT_ONCE)
 
         async def one(cid: Cid) -> bytes:
@@ -121,13 +121,13 @@ class Supplies:
 
     async def local_data(self, manifest: Manifest, task: TaskSpec) -> Path | None:
         """The file that a task computes on where nobody publishes it; None where its job's data is published. Raises
-        `OfferRefused` where it is not here."""
+        `DataLacking` where it is not here."""
         wanted = local_file(load_workload(manifest.workload), manifest, task)
         if wanted is None:
             return None
         found = await asyncio.to_thread(self._local.path, wanted.cid)
         if found is None:
-            raise OfferRefused("the manifest's data", f"is {wanted}, {wanted.lacking}")
+            raise DataLacking(wanted.lacking)
         return found
 
     async def _result(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint]) -> bytes:

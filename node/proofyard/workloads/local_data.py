@@ -18,6 +18,8 @@ from proofyard.protocol.types import Address, Cid
 from proofyard.workloads.errors import ManifestRefused
 
 PREFIX = "local:"
+LACKS = "lacks"
+"""How a node's answer begins to an offer of work on data that it does not have: no fault of it, and others may."""
 NAME = r"\A[a-z0-9][a-z0-9._-]{0,63}\Z"
 
 Schema = Literal["text", "chat", "pairs"]
@@ -59,8 +61,8 @@ class LocalFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lacking(self) -> str:
-        """What whoever has no copy is told."""
-        return "which nobody publishes and this node does not have; with a copy: proofyard node data add NAME FILE"
+        """What a node without a copy says."""
+        return f"{LACKS} {self}, which nobody publishes; with a copy: proofyard node data add {self.name} FILE"
 
 
 def local_name(data: object) -> str:

@@ -24,7 +24,7 @@ class JobFlags:
     """A job and what is offered for it."""
 
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A job file, as `job init` makes one.")] = None
-    data: Annotated[Path | None, typer.Option(help="JSONL, CSV, TSV or Parquet.")] = None
+    data: Annotated[Path | None, typer.Option(help="JSONL, CSV, TSV or Parquet; local:NAME stays at home.")] = None
     reward: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the workers.")] = None
     audit_fee: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the auditors.")] = None
     verifier_fee: Annotated[

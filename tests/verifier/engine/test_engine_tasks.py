@@ -408,6 +408,20 @@ def test_who_is_busy_is_left_alone_for_a_moment_and_loses_nothing() -> None:
     assert made.world.rows.tasks[JobId(1), TaskIndex(0)].lost_by == ()
 
 
+def test_who_lacks_the_data_is_asked_again_in_a_minute_and_nothing_is_held_against_it() -> None:
+    made = only_one()
+    for _ in range(2 * tasks.MAX_REFUSERS):
+        key = (JobId(1), TaskIndex(0))
+        made.tell(TaskAnswered(address(1), key, taken=False, reason="lacks the data set wards", lacks=True))
+        made.tick(scheduling_rest())
+        assert state(made, 0) == "ready", "its operator cannot have added it in so short a time"
+        made.tick(tasks.scheduling.LACKS_S)
+        assert state(made, 0) == "given"
+    task = made.world.rows.tasks[JobId(1), TaskIndex(0)]
+    assert (task.lost_by, task.barred, task.refused_by) == ((), (), ())
+    assert job_row(made, JobId(1)).state == JobState.RUNNING
+
+
 def hand_back(made: Town, reason: str = "out of memory") -> None:
     work = work_of(made, 0, made.world.rows.tasks[JobId(1), TaskIndex(0)].attempt)
     made.tell(TaskHandedBack(work.node, (JobId(1), TaskIndex(0)), reason))

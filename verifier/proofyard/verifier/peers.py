@@ -31,6 +31,7 @@ from proofyard.verifier.case import case_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
 from proofyard.verifier.engine.events import AuditAnswered, Place, SealAnswered, TaskAnswered, TaskKey
+from proofyard.workloads.local_data import LACKS
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +61,9 @@ async def offer_tasks(context: Context, effect: effects.OfferTasks) -> None:
         answers = await _ask(context, effect.node, TaskOffers(tuple(offer for _, offer in part)), Acks)
         for (key, _), answer in zip(part, _each(answers, len(part)), strict=True):
             busy = not answer.proceed and answer.reason.startswith("busy")
-            declined = not answer.proceed and not busy and not isinstance(answers, str)
-            context.runner.post(TaskAnswered(effect.node, key, answer.proceed, declined, answer.reason))
+            lacks = not answer.proceed and answer.reason.startswith(LACKS)
+            declined = not (answer.proceed or busy or lacks or isinstance(answers, str))
+            context.runner.post(TaskAnswered(effect.node, key, answer.proceed, declined, answer.reason, lacks))
 
 
 def _task_offer(

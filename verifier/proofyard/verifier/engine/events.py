@@ -57,13 +57,15 @@ class NodeLeft:
 
 @dataclass(frozen=True, slots=True)
 class TaskAnswered:
-    """How a node took a task offer. `declined`: it said no itself and was not merely busy."""
+    """How a node took a task offer. `declined`: it said no itself and was not merely busy. `lacks`: it has not got the
+    data, which stays at home."""
 
     node: Address
     key: TaskKey
     taken: bool
     declined: bool = False
     reason: str = ""
+    lacks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

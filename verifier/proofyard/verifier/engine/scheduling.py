@@ -21,6 +21,8 @@ from proofyard.verifier.engine.world import Node, World
 
 REST_S = 3.0
 """A node that declined a task is not offered the same one again for so long, one that was busy or away nothing."""
+LACKS_S = 60.0
+"""A node without a task's data is not offered the task again for so long: its operator may have added it by then."""
 MAX_SCAN = 16
 """Tasks that not everybody may have are looked at so many at a time for a node that gets room."""
 MAX_CACHED = 1 << 16

@@ -595,11 +595,14 @@ def answered(world: World, event: TaskAnswered, now: Now) -> None:
         text = f"{spec.label or spec.kind} given to a node, attempt {work.attempt}" + (f": {why}" if why else "")
         world.log(task.job, now, "assigned", text, task=task.index, node=event.node)
         return
-    if _key(work) in memory.older and not event.declined:
+    if _key(work) in memory.older and not (event.declined or event.lacks):
         return
     book = memory.books[task.job]
     reason = event.reason[:MAX_REASON] or "it declined"
-    scheduling.rest(world, event.node, event.key if event.declined else None, now)
+    if event.lacks:
+        scheduling.rest(world, event.node, event.key, now, scheduling.LACKS_S)
+    else:
+        scheduling.rest(world, event.node, event.key if event.declined else None, now)
     if event.declined:
         _note_loss(world, book, task, event.node)
         if task.lost_by.count(event.node) >= MAX_DECLINES:
