@@ -99,7 +99,7 @@ def workload(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "exact": True,
     }
     for module in (settled, refusals):
-        monkeypatch.setattr(module, "load_workload", lambda _: SimpleNamespace(**laws))
+        monkeypatch.setattr(module, "workload_of", lambda _: SimpleNamespace(**laws))
 
     async def graph_of(chain: Any, read: Any, number: Any, manifest: Any) -> Any:
         return next(job.graph for job in WORLD.jobs if job.manifest == manifest)

@@ -223,7 +223,7 @@ async def test_a_result_that_its_last_state_does_not_give_is_a_fault_even_undraw
 @pytest.fixture
 def inexact(monkeypatch: pytest.MonkeyPatch) -> Workload:
     workload = Roughly()
-    monkeypatch.setattr(refusals, "load_workload", lambda _: workload)
+    monkeypatch.setattr(refusals, "workload_of", lambda _: workload)
     return workload
 
 

@@ -149,8 +149,8 @@ def anvil() -> Iterator[Anvil]:
 @pytest.fixture
 async def town(anvil: Anvil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Town]:
     made = await asyncio.to_thread(Town, anvil, tmp_path, Params())
-    for module in (committed, refusals, settled):
-        monkeypatch.setattr(module, "load_workload", lambda _: made.workload)
+    for module, name in ((committed, "load_workload"), (refusals, "workload_of"), (settled, "workload_of")):
+        monkeypatch.setattr(module, name, lambda _: made.workload)
     yield made
     await made.close()
 

@@ -21,7 +21,7 @@ from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.lora_params import check_manifest
 from proofyard.workloads.lora_runner import TrainRunner
 from proofyard.workloads.sweep import WORKLOAD as SWEEP
-from proofyard.workloads.workload import Inputs, Resources, auditors_of, is_exact, local_data, local_file
+from proofyard.workloads.workload import Inputs, Resources, auditors_of, is_exact, local_data, local_file, workload_of
 
 OWNERS = ("0x5FbDB2315678afecb367f032d93F642f64180aa3", "0x00000000000000000000000000000000000000aa")
 
@@ -64,9 +64,11 @@ def test_a_manifest_names_the_file_of_each_shard_and_who_was_given_it(job: Any, 
         assert wanted is not None
         assert (wanted.name, wanted.cid, wanted.schema) == ("wards", cid_of_file(files[task.index % 2]), "text")
     assert not is_exact(WORKLOAD, manifest), "no jury could be shown that a segment is wrong"
-    assert auditors_of({1: manifest}) == {1: frozenset({OWNERS[0], "0x00000000000000000000000000000000000000AA"})}
+    assert auditors_of({1: manifest}, workload_of) == {
+        1: frozenset({OWNERS[0], "0x00000000000000000000000000000000000000AA"})
+    }
     open_to_all = job(local={"auditors": [], "unaudited": True}).manifest(cid_of_bytes(b"model"), None)
-    assert auditors_of({1: open_to_all}) == {1: frozenset()}
+    assert auditors_of({1: open_to_all}, workload_of) == {1: frozenset()}
 
 
 def test_jobs_of_published_data_say_nothing_of_it(lora_manifest: Any) -> None:
@@ -74,7 +76,7 @@ def test_jobs_of_published_data_say_nothing_of_it(lora_manifest: Any) -> None:
     assert local_data(WORKLOAD, manifest) is None
     assert local_file(WORKLOAD, manifest, WORKLOAD.graph(manifest)[0]) is None
     assert is_exact(WORKLOAD, manifest)
-    assert auditors_of({1: manifest}) == {}
+    assert auditors_of({1: manifest}, workload_of) == {}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from proofyard.protocol.validate import RecordInvalid
 from proofyard.protocol.view import BatchView
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.state import MAX_STATE_BYTES
-from proofyard.workloads.workload import is_exact, load_workload, workload_of
+from proofyard.workloads.workload import is_exact, workload_of
 
 
 async def check_refusals(
@@ -56,7 +56,7 @@ async def _check_fault(
     audit = faulty_audit(record, fault.task_key)
     if fault.kind not in (FaultReason.MISMATCH, FaultReason.DISAGREED) or (audit is not None and audit.votes):
         return
-    workload, spec, task = load_workload(manifest.workload), graph[fault.task], record.by_key[fault.task_key]
+    workload, spec, task = workload_of(manifest), graph[fault.task], record.by_key[fault.task_key]
     what = "the result" if audit is None else f"state {audit.segment}"
     most = workload.max_bytes(manifest, spec)
     try:

@@ -93,7 +93,7 @@ class Settled:
             earlier=self.earlier,
             exact=self.exact,
             now=None,
-            named=auditors_of(self.manifests),
+            named=auditors_of(self.manifests, workload_of),
         )
         compare_with_settlement(self.event, self.record, self.view)
 

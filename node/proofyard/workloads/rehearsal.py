@@ -45,7 +45,7 @@ def rehearse_training(model: Path, data: Path, params: LoraParams) -> None:
 
 def rehearse_model(model: Path, params: LoraParams) -> CausalConfig:
     """The model alone, where its data is not here."""
-    config = causal_blueprint(model, params.modules).config
+    config: CausalConfig = causal_blueprint(model, params.modules).config
     check_length(params.seq_len, config.room)
     return config
 

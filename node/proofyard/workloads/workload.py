@@ -341,7 +341,7 @@ def workload_of(manifest: Manifest) -> Workload:
 
 
 def auditors_of(
-    manifests: Mapping[JobId, Manifest], load: Callable[[Manifest], Workload] = workload_of
+    manifests: Mapping[JobId, Manifest], load: Callable[[Manifest], Workload]
 ) -> dict[JobId, frozenset[Address]]:
     """Of the jobs whose auditors are not drawn from everybody, the owners from whom they are."""
     found = {job: local_data(load(each), each) for job, each in manifests.items()}

@@ -150,8 +150,8 @@ def short_of_owners(chain: ChainClient, prepared: Prepared) -> str:
     name, terms = prepared.manifest.workload, prepared.terms
     if not terms.reward:
         return UNPAID
-    graph = all_tasks(load_workload(name), prepared.manifest)
-    needed = owners_needed(graph, terms)
+    graph, local = all_tasks(load_workload(name), prepared.manifest), local_data(load_workload(name), prepared.manifest)
+    needed = 1 if local is not None and local.unaudited else owners_needed(graph, terms)
     nodes = [node for node in chain.active_nodes() if node.workloads >> terms.workload & 1]
     owners = {node.owner for node in nodes}
     if len(owners) < needed:
