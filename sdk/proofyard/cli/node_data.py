@@ -71,9 +71,10 @@ def add(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Keep a copy of a data set for jobs that name it; nobody else gets it.
+    """Keep a copy of a data set for jobs that name it.
 
-    Prints its digest, which a job's requester needs, and which tells nothing of it to whoever has no copy."""
+    Nobody else gets it. Prints its digest, which a job's requester needs, and which tells nothing of it to whoever has
+    no copy."""
     from proofyard.sdk.bounds import Limits
     from proofyard.sdk.tables import with_plain_data
     from proofyard.workloads.errors import InputRefused
