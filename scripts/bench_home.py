@@ -19,12 +19,14 @@ load before and after; `line` is what such a line carries, and `alone` one that 
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from home_networks import Internet, Kind, Link, links_unavailable, network_command, unavailable
@@ -51,10 +53,10 @@ def measure_line(link: Link) -> dict[str, Any]:
     return {**asdict(limited), "alone": asdict(free)}
 
 
-def measure(way: str, link: Link | None, size: Sequence[str]) -> dict[str, Any]:
-    with Internet() as net, TemporaryDirectory() as folder:
+def measure(way: str, link: Link | None, folder: Path, size: Sequence[str]) -> dict[str, Any]:
+    with Internet() as net:
         here, relay, homes = net.public(), net.public(), [net.home(kind, link=link) for kind in HOMES]
-        command = network_command("home_rounds.py", Path(folder), here, relay, homes)
+        command = network_command("home_rounds.py", folder, here, relay, homes)
         job = subprocess.Popen(
             [*command, "--way", "dense" if way == "dense" else "small", *size], stdout=subprocess.PIPE
         )
@@ -69,12 +71,27 @@ def measure(way: str, link: Link | None, size: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def place(way: str, *, keep: bool) -> Iterator[Path]:
+    """A folder for a job's network."""
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(mkdtemp(prefix=f"home-{way}-", dir=RESULT.parent))
+    try:
+        yield folder
+    finally:
+        if keep:
+            print(f"logs are in {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["dense", "small"])
     for name, number in SIZE.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--tiny", action="store_true", help="a small random model, whose figures are not kept")
+    parser.add_argument("--keep", action="store_true", help="keep logs and databases")
     args = parser.parse_args()
     if reason := unavailable() or links_unavailable():
         sys.exit(f"bench-home is left out: it {reason}")
@@ -84,14 +101,13 @@ def main() -> None:
     options = [part for name, number in size.items() for part in (f"--{name}", str(number))]
     options += ["--tiny"] if args.tiny else []
     for way in args.ways:
-        with terminated_like_interrupted():
-            home[way] = measure(way, None if way == "near" else link, options)
+        with terminated_like_interrupted(), place(way, keep=args.keep) as folder:
+            home[way] = measure(way, None if way == "near" else link, folder, options)
         found[KEYS[way]] = home[way]["compute_share"]
         print(f"{way}: {home[way]['compute_share']:.3f} of the time in training", file=sys.stderr)
     if not args.tiny:
         kept = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
         found["home"] = kept.get("home", {}) | home
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps(kept | found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
