@@ -16,7 +16,7 @@ test: setup ## the whole test suite, contracts included
 	@# The IPFS daemons of the tests are fetched meanwhile.
 	@$(PY) scripts/ipfs_daemons.py install & trap wait EXIT; $(PY) scripts/contracts.py test
 	@# A test that takes its process along is tried again by the next one, and so on.
-	@$(PY) -m pytest -n 6 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
+	@$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 
 fuzz: setup ## violations, bombs, floods, the API's document, 10 million mutated inputs: out/bench (35 minutes; FUZZ="--inputs 100000")
 	@API_EXAMPLES=100 API_SEED=$$RANDOM LIFE_SEED=$$RANDOM $(PY) -m pytest tests/transport/test_hostile.py \
