@@ -13,6 +13,7 @@ from proofyard.node.duties import Duties
 from proofyard.node.purse import OverBudget
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.record import AuditedSegment
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
@@ -33,7 +34,7 @@ async def challenged(
     opened: list[Any] = []
     audit = AuditedSegment(JobId(1), TaskIndex(2), SegmentIndex(1), (), (absent,), Verdict.VALID)
     batch = SimpleNamespace(
-        manifests={JobId(1): SimpleNamespace(workload="lora")},
+        manifests={JobId(1): Manifest(workload="lora", params={})},
         step=lambda *place: place,
     )
 

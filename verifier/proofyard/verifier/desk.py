@@ -67,7 +67,18 @@ from proofyard.verifier.engine.events import (
     TaskProgressed,
     WorkCommitted,
 )
-from proofyard.verifier.engine.rows import BatchState, Job, JobState, Log, SeatState, Task, TaskState, Work, WorkState
+from proofyard.verifier.engine.rows import (
+    Batch,
+    BatchState,
+    Job,
+    JobState,
+    Log,
+    SeatState,
+    Task,
+    TaskState,
+    Work,
+    WorkState,
+)
 from proofyard.verifier.limits import Limiter
 from proofyard.verifier.lines import Lines
 from proofyard.verifier.marks import objection_to_decoy
@@ -590,14 +601,12 @@ def report(context: Context, number: JobId, since: int) -> JobReport:
     if not isinstance(job, Job):
         return JobReport(number, JobState.WAITING, 0, 0, 0, None, "not seen on chain yet", ())
     tasks = list(context.rows.tasks_of.get(number, ()))
-    settled = {BatchState.SETTLED, BatchState.FINAL}
-    batches = list(context.rows.batches_of.get(number, ()))
     return JobReport(
         job=number,
         state=job.state,
         tasks=job.tasks,
         tasks_valid=_valid(context, job, tasks),
-        batches_settled=sum(batch.state in settled for batch in batches),
+        batches_settled=_settled(context, job),
         result=job.result,
         reason=job.reason,
         log=tuple(
@@ -614,6 +623,19 @@ def report(context: Context, number: JobId, since: int) -> JobReport:
             for line in lines
         ),
     )
+
+
+def _settled(context: Context, job: Job) -> int:
+    """How many batches of a job are settled; of a job that is done some have left the memory."""
+    states = (BatchState.SETTLED, BatchState.FINAL)
+    known = sum(batch.state in states for batch in list(context.rows.batches_of.get(job.id, ())))
+    if job.state != JobState.DONE:
+        return known
+    batches, works = TABLES[Batch], TABLES[Work]
+    own = select(works.c.batch).where(works.c.job == job.id)
+    query = select(func.count()).where(batches.c.id.in_(own), batches.c.state.in_([state.value for state in states]))
+    with context.database.engine.connect() as connection:
+        return max(known, connection.execute(query).scalar_one())
 
 
 def _valid(context: Context, job: Job, tasks: Sequence[Task]) -> int:
