@@ -700,3 +700,15 @@ async def test_no_receipt_is_signed_for_a_job_before_it_is_this_verifiers_on_cha
     receipt = await counter.receipt(work)
     row.taken_block = 0
     assert await counter.receipt(work) == receipt, "what was promised stays so"
+
+
+async def test_a_finished_jobs_batches_are_counted_when_they_have_left_the_memory(counter: Counter) -> None:
+    job = counter.add_job()
+    held = {"root": bytes(32), "members": b"", "lines": ((job, 1),)}
+    for number, of_batch in enumerate((BatchState.SETTLED, BatchState.FINAL, BatchState.DROPPED), start=1):
+        batch = Batch(id=number, state=of_batch, chain_id=BatchId(number), **cast(Any, held))
+        work = Work(job=job, task=TaskIndex(number), attempt=1, node=counter.node.address, owner=Address("0xO"))
+        await counter.verifier.put(batch, msgspec.structs.replace(work, batch=number))
+    await counter.verifier.put(counter.job_row(id=job, state=JobState.DONE))
+    assert not counter.context.rows.batches_of
+    assert desk_module.report(counter.context, job, 0).batches_settled == 2
