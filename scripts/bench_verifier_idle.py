@@ -21,8 +21,8 @@ from proofyard.devnet.members import store_wallet
 from proofyard.node import service
 from proofyard.node.settings import NodeSettings
 
-SETTLE_S = 40.0
-"""After the start, until the first looks at everything are done."""
+SETTLE_S = 240.0
+"""After the start, until the first looks at everything are done, its memory and speed are measured, and its verifier has looked at them."""
 MEASURED_S = 120.0
 
 

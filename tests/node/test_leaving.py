@@ -1,6 +1,7 @@
 """A node that takes no more work: paused, over a limit, or asked to end. Its executor is real."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -153,6 +154,41 @@ async def test_commands_and_limits_reach_a_running_node_and_its_status_says_why(
         assert "70 °C" in node.agent.closed, "a file that anybody may write changes nothing"
         found.stopped(["job 1 task 0 is finished"])
         assert not status().running and status().left == ("job 1 task 0 is finished",)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        counted.close()
+
+
+@pytest.mark.parametrize("fifos", [True, False])
+async def test_a_command_wakes_an_idle_node(
+    start: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fifos: bool
+) -> None:
+    """By the bell; where a system has none the node looks as often as a busy one."""
+    monkeypatch.setattr(watch, "POLL_S", 0.05)
+    monkeypatch.setattr(watch, "LIVELY_S", 0.0)
+    for name in ("IDLE_S", "SAMPLE_S"):
+        monkeypatch.setattr(watch, name, 3600.0)
+    if not fifos:
+        monkeypatch.delattr(os, "mkfifo")
+    node: Node = await start(**SHORT)
+    links, counted = Links(), Meter(tmp_path)
+    found = Watch(node.agent._settings, node.agent, *cast(Any, (links, Ends(), Sensors())), counted)
+    looks: list[bool] = []
+    commanded = found._is_commanded
+    monkeypatch.setattr(found, "_is_commanded", lambda: looks.append(True) or commanded())
+    running = asyncio.create_task(found.run())
+    try:
+        await until(lambda: looks)
+        control.change(tmp_path, {"paused_until": -1.0})
+        await until(lambda: node.agent.closed.startswith("busy: paused"))
+        assert len(looks) < 4 or not fifos, "it slept"
+        (tmp_path / control.BELL).unlink(missing_ok=True)
+        (tmp_path / control.BELL).write_bytes(b"")
+        control.change(tmp_path, {"paused_until": 0.0})
+        assert (tmp_path / control.BELL).read_bytes() == b"", "what is no FIFO is not written to"
+        found.stir()
+        await until(lambda: not node.agent.closed)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -10,6 +10,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from proofyard.transport import DeadlineExceeded
+from proofyard.transport.link import Link
 from proofyard.transport.quic import PeerQuic
 from proofyard.transport.udp import UdpSocket
 
@@ -105,3 +106,19 @@ async def test_small_requests_and_answers_carry_each_others_acknowledgements(pee
         await forth.request(Ask(), reply=Told)
     # Two for each request, and some for more streams to be allowed.
     assert len(sent) < 3 * 50
+
+
+async def test_an_idle_endpoint_sleeps_until_its_ping_is_due_and_looks_after_what_is_under_way(peer, monkeypatch):
+    monkeypatch.setattr("proofyard.transport.endpoint.LOOK_S", 0.02)
+    forth, _ = await connected(peer)
+    looked = []
+    is_busy = Link.is_busy
+    monkeypatch.setattr(Link, "is_busy", lambda self: looked.append(self) or is_busy(self))
+    under_way = asyncio.create_task(forth.request(Ask(0.5), reply=Told))
+    await asyncio.sleep(0)
+    await under_way
+    assert len(looked) > 4, "somebody looks whether it stalls"
+    await asyncio.sleep(0.2)
+    looked.clear()
+    await asyncio.sleep(0.5)
+    assert not looked, "nothing wakes what is idle"

@@ -150,6 +150,8 @@ class Agent:
         self.tally = Tally()
         self.on_turn: Callable[[Work | None], None] = lambda _: None
         """Hears what is executed from now on, None for nothing."""
+        self.on_accepted: Callable[[], None] = lambda: None
+        """Hears that there is something more to do."""
         self._closed = ""
         """Why nothing new is taken; begins with \"busy\", so that nobody counts it as a refusal."""
         self._stopping = False
@@ -401,6 +403,7 @@ class Agent:
         now = asyncio.get_running_loop().time()
         if self._accepted.get(work.key) is not work:
             self._accepted[work.key] = work
+            self.on_accepted()
             work.number = next(self._count)
             if isinstance(work.offer, AuditOffer):
                 wanted_s = work.offer.wanted_s

@@ -1,10 +1,12 @@
-"""How an operator's commands reach a running node, and what it tells of itself: two files in its folder, which only
-their owner may write.
+"""How an operator's commands reach a running node, and what it tells of itself: files in its folder, which only their
+owner may write.
 
 `limits.json` holds what `node limits`, `pause` and `resume` said, in place of the settings' values. `status.json` is
-what the node was about when it last looked. Both are put in place whole.
+what the node was about when it last looked. Both are put in place whole. `limits.bell` is a FIFO, where there are such,
+that wakes the node; what comes by it says nothing else.
 """
 
+import contextlib
 import os
 import stat
 import time
@@ -18,7 +20,7 @@ from proofyard.node.settings import NodeSettings
 from proofyard.protocol.codec import CodecError, decode_json, prepared
 from proofyard.protocol.types import ExitCode, ProofyardError
 
-LIMITS, STATUS = "limits.json", "status.json"
+LIMITS, STATUS, BELL = "limits.json", "status.json", "limits.bell"
 MAX_BYTES = 64 << 10
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 STALE_S = 60.0
@@ -98,6 +100,34 @@ def write_orders(folder: Path, orders: Orders) -> None:
     """Raises `ValueError` for limits that are none, and `OSError`."""
     apply(Limits(), orders)
     write_own(folder / LIMITS, msgspec.json.encode(orders))
+    _ring(folder)
+
+
+def hang_bell(folder: Path) -> int | None:
+    """A file descriptor that is readable once something was commanded; None where this system has no FIFOs, or the
+    folder takes none."""
+    if not hasattr(os, "mkfifo"):
+        return None
+    bell = folder / BELL
+    try:
+        bell.unlink(missing_ok=True)
+        os.mkfifo(bell, 0o600)
+        if os.geteuid() == 0:
+            owner = folder.stat()
+            os.chown(bell, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        # Its own writer, so that it is never at its end.
+        return os.open(bell, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return None
+
+
+def _ring(folder: Path) -> None:
+    """Wake the node, if one listens."""
+    with contextlib.suppress(OSError):
+        bell = os.open(folder / BELL, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with os.fdopen(bell, "wb", buffering=0) as opened:
+            if stat.S_ISFIFO(os.fstat(bell).st_mode):
+                opened.write(b"\n")
 
 
 def change(folder: Path, changes: dict[str, Any], *, hand_back: bool = False) -> Orders:

@@ -171,7 +171,9 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
             if work is not None:
                 proving.make_way()
 
-        agent.on_turn = on_turn
+        agent.on_turn, agent.on_accepted = on_turn, watch.stir
+        for changes in (endpoint.on_connected, endpoint.on_disconnected):
+            changes.append(lambda _: watch.stir())
         watch.claims, watch.knows = proving.said, neighbourhood.summary
         serve_owed_blocks(endpoint, store, retention.debts, agent.mend, agent.decoys.open_mark, watch.on_sent)
         Holder(settings, chain, endpoint, store)

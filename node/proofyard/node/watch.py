@@ -1,6 +1,7 @@
 """Keeps a running node within its operator's limits, and says in its folder what it is about."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -17,6 +18,7 @@ from proofyard.node.control import (
     Orders,
     Status,
     apply,
+    hang_bell,
     limits_of,
     read_orders,
     write_status,
@@ -32,10 +34,12 @@ from proofyard.transport import Endpoint
 logger = logging.getLogger("proofyard.node")
 
 POLL_S = 0.5
-"""How long a command waits to be seen."""
-SAMPLE_S = 5.0
-IDLE_SAMPLES = 6
-"""A node that takes work and has none measures every so many times `SAMPLE_S`: what it finds would change nothing."""
+"""How often a node looks at what it is about, while something happens to it."""
+LIVELY_S = 10.0
+"""How long after something happened it may lead to more."""
+SAMPLE_S, IDLE_S = 5.0, 30.0
+"""Between two measurements; and where a node takes work and has none, since what it finds then would change nothing."""
+RUNG_BYTES = 4096
 MOST_WORKS = 16
 """Of what the node holds, what its status names."""
 
@@ -66,6 +70,7 @@ class Watch:
         self._sample = Sample()
         self._seen: tuple[int, int] | None = None
         self._left: tuple[str, ...] = ()
+        self._stirred = asyncio.Event()
         self._sent: Counter[str] = Counter()
         self.page = ""
         """Where the node's page is, "" where there is none."""
@@ -82,18 +87,47 @@ class Watch:
         """Why a job is left to hours in which power is cheap; empty where it is not."""
         return waits_for_cheap_power(self._limits, time.time(), _minute(), job.deadline)
 
+    def stir(self) -> None:
+        """Something happened to this node: look soon, and for a while."""
+        self._stirred.set()
+
     async def run(self) -> None:
         """Until cancelled."""
-        sampled, told = float("-inf"), None
+        loop = asyncio.get_running_loop()
+        bell = hang_bell(self._folder)
+        if bell is None:
+            await self._look_on(POLL_S)
+            return
+        loop.add_reader(bell, self._rung, bell)
+        try:
+            await self._look_on(IDLE_S)
+        finally:
+            loop.remove_reader(bell)
+            os.close(bell)
+
+    def _rung(self, bell: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(bell, RUNG_BYTES)
+        self.stir()
+
+    async def _look_on(self, at_least_every_s: float) -> None:
+        """Look every `POLL_S` while there is work or something has happened, and else once in so many seconds."""
+        clock = asyncio.get_running_loop().time
+        sampled, told, lively_until = float("-inf"), None, clock() + LIVELY_S
         while True:
-            now = asyncio.get_running_loop().time()
+            now = clock()
+            if self._stirred.is_set():
+                self._stirred.clear()
+                lively_until = now + LIVELY_S
             idle = not self._agent.works and self._gate.closed is None
             try:
                 changed = self._is_commanded() and await asyncio.to_thread(self._read_orders)
-                if now - sampled >= SAMPLE_S * (IDLE_SAMPLES if idle else 1):
+                if now - sampled >= (IDLE_S if idle else SAMPLE_S):
                     await asyncio.to_thread(self._measure, now)
                     sampled, changed = now, True
                 tells = self._tells()
+                if tells != told:
+                    lively_until = now + LIVELY_S
                 if changed or tells != told:
                     told = tells
                     await self._look()
@@ -101,7 +135,12 @@ class Watch:
                 logger.warning("what this node is about cannot be written to %s: %s", self._folder, error)
             except Exception:
                 logger.exception("the limits cannot be looked at")
-            await asyncio.sleep(POLL_S)
+            if self._agent.works or now < lively_until:
+                await asyncio.sleep(POLL_S)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(at_least_every_s, IDLE_S if idle else SAMPLE_S)):
+                    await self._stirred.wait()
 
     def stopped(self, left: list[str]) -> None:
         """Note how the node has ended."""

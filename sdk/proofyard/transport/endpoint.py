@@ -630,6 +630,8 @@ class Endpoint:
         router that gives this machine another address tells nobody."""
         pinged_at = self._now()
         while True:
+            if not any(link.is_busy() for link in self._open):
+                await self._until_stirred(pinged_at + KEEP_ALIVE - LOOK_S - self._now())
             await asyncio.sleep(LOOK_S)
             due = self._now() - pinged_at >= KEEP_ALIVE
             pinged_at = self._now() if due else pinged_at
@@ -639,6 +641,13 @@ class Endpoint:
                     link.ping()
                 if connection is not None and stalled:
                     self._ways.stalled(connection)
+
+    async def _until_stirred(self, seconds: float) -> None:
+        """Until there is a request, but no longer: an idle peer is woken by nothing else."""
+        self._board.stirred.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._board.stirred.wait()
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

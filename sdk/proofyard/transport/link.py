@@ -42,6 +42,7 @@ class LinkOwner(Protocol):
     def send(self, datagrams: list[Datagram]) -> None: ...
     def connection_id_issued(self, link: "Link", connection_id: bytes) -> None: ...
     def connection_id_retired(self, link: "Link", connection_id: bytes) -> None: ...
+    def link_stirred(self) -> None: ...
     def link_abused(self, link: "Link", reason: str) -> None: ...
     def link_misbehaved(self, link: "Link") -> None: ...
     def link_closed(self, link: "Link") -> None: ...
@@ -106,8 +107,7 @@ class Link:
             raise self._lost()
         stream_id = self.quic.get_next_available_stream_id()
         self.quic.send_stream_data(stream_id, b"")  # takes the number
-        stream = self._streams[stream_id] = Stream(self, stream_id)
-        return stream
+        return self._begin(stream_id)
 
     async def next_stream(self) -> Stream:
         """The peer's next stream, while nobody accepts them. Raises `ConnectionLost`."""
@@ -128,6 +128,10 @@ class Link:
         """Keep the path open."""
         self.quic.send_ping(0)
         self._transmit_soon()
+
+    def is_busy(self) -> bool:
+        """Whether a request is under way, or something that was sent is not acknowledged."""
+        return bool(self._streams) or self.quic.buffered() > 0
 
     def is_stalled(self) -> bool:
         """Whether the path may be gone under a request."""
@@ -302,8 +306,14 @@ class Link:
     def _stream_of_peer(self, stream_id: int) -> Stream:
         stream = self._streams.get(stream_id)
         if stream is None:
-            stream = self._streams[stream_id] = Stream(self, stream_id)
+            stream = self._begin(stream_id)
             self._accept(stream)
+        return stream
+
+    def _begin(self, stream_id: int) -> Stream:
+        if not self._streams:
+            self._owner.link_stirred()
+        stream = self._streams[stream_id] = Stream(self, stream_id)
         return stream
 
     def _forget_if_finished(self, stream_id: int) -> None:

@@ -56,7 +56,7 @@ SEND_BUFFER = 3 << 20
 IDLE_TIMEOUT = 30.0
 """Seconds without a packet after which a connection is gone."""
 
-KEEP_ALIVE = 10.0
+KEEP_ALIVE = 14.0
 """Seconds between pings of the side that connected."""
 
 BASE_DATAGRAM = 1200

@@ -86,6 +86,8 @@ class Switchboard:
         self._relay = relay
         self.carrier = Carrier(_now)
         self.memory = Memory()
+        self.stirred = asyncio.Event()
+        """Set when a link that was idle gets a stream; cleared by whoever waits for it."""
         self._logger = None if qlog is None else QuicFileLogger(str(qlog))
         self._links: dict[bytes, Link] = {}
         self._greeting: Places[Link] = Places(
@@ -256,6 +258,9 @@ class Switchboard:
 
     def link_abused(self, link: Link, reason: str) -> None:
         self._on_abuse(link, reason)
+
+    def link_stirred(self) -> None:
+        self.stirred.set()
 
     def link_misbehaved(self, link: Link) -> None:
         self._on_misconduct(link)
