@@ -22,7 +22,7 @@ from proofyard.node import service
 from proofyard.node.settings import NodeSettings
 
 SETTLE_S = 240.0
-"""After the start, until the first looks at everything are done, its memory and speed are measured, and its verifier has looked at them."""
+"""After the start: the first looks at everything, and memory and speed measured and shown to the verifier."""
 MEASURED_S = 120.0
 
 
