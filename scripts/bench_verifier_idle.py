@@ -1,8 +1,8 @@
 """What a node costs that has nothing to do: `idle_node_ms_s` of CPU, and `idle_node_rpc_s`, requests to the chain.
 
 The node is the service as an operator runs it, courts and all, in a process of its own, with one verifier and a chain
-that goes on; windows are those of a network that people use. A child of its executor is counted with it. It claims no memory
-and speed (`prove_s = 0`): a check of these is work, which takes all of the machine for up to 2% of the time.
+that goes on; windows are those of a network that people use. A child of its executor is counted with it. It claims no
+memory and speed (`prove_s = 0`): a check of these is work, which takes all of the machine for up to 2% of the time.
 """
 
 import sys
