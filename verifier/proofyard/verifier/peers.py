@@ -51,9 +51,10 @@ async def offer_tasks(context: Context, effect: effects.OfferTasks) -> None:
     items = await context.mail.collect(effect.node, "tasks", effect.tasks)
     wanted = [item for item in items if item[0] in context.rows.tasks]
     made: list[tuple[TaskKey, TaskOffer]] = []
+    mates = {job: _mates(context, job) for job in {key[0] for key, *_ in wanted}}
     for item in wanted:
         try:
-            made.append((item[0], _task_offer(context, *item)))
+            made.append((item[0], _task_offer(context, *item, mates[item[0][0]])))
         except Exception as error:
             _fails_at(context, item[0][0], error)
             context.runner.post(TaskAnswered(effect.node, item[0], taken=False, reason="its offer cannot be made"))
@@ -67,7 +68,12 @@ async def offer_tasks(context: Context, effect: effects.OfferTasks) -> None:
 
 
 def _task_offer(
-    context: Context, key: TaskKey, attempt: int, inputs: tuple[str, ...], makers: tuple[Address, ...]
+    context: Context,
+    key: TaskKey,
+    attempt: int,
+    inputs: tuple[str, ...],
+    makers: tuple[Address, ...],
+    mates: Sequence[PeerHint],
 ) -> TaskOffer:
     rows = context.rows
     work = rows.works.get((*key, attempt))
@@ -76,7 +82,7 @@ def _task_offer(
         manifest=rows.jobs[key[0]].manifest,
         task=decode(rows.tasks[key].spec, TaskSpec),
         inputs=inputs,  # type: ignore[arg-type]
-        providers=_hints(context, (*makers, *_mates(context, key[0]))),
+        providers=tuple(dict.fromkeys((*_hints(context, makers), *mates))),
         lease_s=context.settings.lease_s,
         decoy=work is not None and work.decoy,
     )
@@ -188,13 +194,14 @@ def _hints(context: Context, nodes: Sequence[Address]) -> tuple[PeerHint, ...]:
     return tuple(context.members[node].hint for node in dict.fromkeys(nodes) if node in context.members)
 
 
-def _mates(context: Context, job: JobId) -> list[Address]:
+def _mates(context: Context, job: JobId) -> tuple[PeerHint, ...]:
     """Some nodes that have, or fetch, what every task of a job takes: its model and its data."""
     rows = context.rows
     tasks = rows.tasks_of.get(job, [])
     drawn = chance.sample(tasks, min(len(tasks), TASKS_DRAWN))
     works = [rows.works.get((job, task.index, task.attempt)) for task in drawn]
-    return list(dict.fromkeys(work.node for work in works if work is not None))[:MATES]
+    nodes = list(dict.fromkeys(work.node for work in works if work is not None))
+    return _hints(context, nodes[:MATES])
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
