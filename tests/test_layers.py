@@ -80,3 +80,11 @@ def test_no_package_file_at_the_namespace_level() -> None:
 def test_importing_a_program_does_not_load_torch(module: str) -> None:
     code = f"import {module}, sys; sys.exit(bool({{'torch', 'transformers', 'peft'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["proofyard.workloads.child", "proofyard.workloads.inspection"])
+def test_a_process_in_the_sandbox_imports_nothing_of_chains(module: str) -> None:
+    """There is one for each job: what it does not need would be most of the time that its start takes."""
+    needless = {"web3", "eth_abi", "eth_account", "eth_utils", "py_ecc.bls", "pydantic"}
+    code = f"import {module}, sys; sys.exit(', '.join({needless} & set(sys.modules)) or 0)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

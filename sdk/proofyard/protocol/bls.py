@@ -10,10 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NewType, Protocol
 
-from py_ecc.bls import G2ProofOfPossession as _reference
-from py_ecc.bls.g2_primitives import G2_to_signature, pubkey_to_G1, signature_to_G2, subgroup_check
-from py_ecc.bls.hash_to_curve import hash_to_G2
-from py_ecc.optimized_bls12_381 import FQ12, G1, final_exponentiate, multiply, neg, normalize, pairing
+import py_ecc  # whose parts take a quarter of a second to import: it imports each when it is first used
 
 from proofyard.protocol.types import ProofyardError
 
@@ -46,16 +43,16 @@ class ReferenceBackend:
     """py-ecc, in pure Python: about 0.3 s for a signature and 0.7 s for a check."""
 
     def public_key(self, secret: int) -> bytes:
-        return bytes(_reference.SkToPk(secret))
+        return bytes(py_ecc.bls.G2ProofOfPossession.SkToPk(secret))
 
     def sign(self, secret: int, message: bytes) -> bytes:
-        return bytes(_reference.Sign(secret, message))
+        return bytes(py_ecc.bls.G2ProofOfPossession.Sign(secret, message))
 
     def verify_aggregate(self, keys: Sequence[bytes], message: bytes, signature: bytes) -> bool:
-        return bool(_reference.FastAggregateVerify(list(keys), message, signature))
+        return bool(py_ecc.bls.G2ProofOfPossession.FastAggregateVerify(list(keys), message, signature))
 
     def aggregate(self, signatures: Sequence[bytes]) -> bytes:
-        return bytes(_reference.Aggregate(list(signatures)))
+        return bytes(py_ecc.bls.G2ProofOfPossession.Aggregate(list(signatures)))
 
 
 class MilagroBackend:
@@ -94,7 +91,7 @@ def keygen(seed: bytes) -> SecretKey:
     """The secret key of at least 32 secret bytes (KeyGen of the draft, section 2.3)."""
     if len(seed) < 32:
         raise BlsError(f"a BLS key needs at least 32 secret bytes, not {len(seed)}")
-    return SecretKey(_reference.KeyGen(seed))
+    return SecretKey(py_ecc.bls.G2ProofOfPossession.KeyGen(seed))
 
 
 def public_key(secret: SecretKey) -> PublicKey:
@@ -127,21 +124,22 @@ def verify_aggregate(keys: Sequence[PublicKey], message: bytes, signature: BlsSi
 
 def prove_possession(secret: SecretKey, digest: bytes) -> BlsSignature:
     """A signature over `settlement.possession_digest` under the tag of proofs of possession. About 0.3 s."""
-    point = hash_to_G2(digest, POSSESSION_TAG, hashlib.sha256)
-    return BlsSignature(bytes(G2_to_signature(multiply(point, secret))))
+    signed = py_ecc.optimized_bls12_381.multiply(_hashed(digest), secret)
+    return BlsSignature(bytes(py_ecc.bls.g2_primitives.G2_to_signature(signed)))
 
 
 def verify_possession(key: PublicKey, digest: bytes, proof: BlsSignature) -> bool:
     """Whether `prove_possession` made `proof` with the secret of this key. About 0.3 s, with either backend."""
     try:
-        if not _reference.KeyValidate(key):
+        if not py_ecc.bls.G2ProofOfPossession.KeyValidate(key):
             return False
-        signed, named = signature_to_G2(proof), pubkey_to_G1(key)
-        if not subgroup_check(signed):
+        curve, points = py_ecc.optimized_bls12_381, py_ecc.bls.g2_primitives
+        signed, named = points.signature_to_G2(proof), points.pubkey_to_G1(key)
+        if not points.subgroup_check(signed):
             return False
-        ours = pairing(signed, G1, final_exponentiate=False)
-        theirs = pairing(hash_to_G2(digest, POSSESSION_TAG, hashlib.sha256), neg(named), final_exponentiate=False)
-        return bool(final_exponentiate(ours * theirs) == FQ12.one())
+        ours = curve.pairing(signed, curve.G1, final_exponentiate=False)
+        theirs = curve.pairing(_hashed(digest), curve.neg(named), final_exponentiate=False)
+        return bool(curve.final_exponentiate(ours * theirs) == curve.FQ12.one())
     except Exception:  # malformed points, in py_ecc's words
         return False
 
@@ -149,7 +147,7 @@ def verify_possession(key: PublicKey, digest: bytes, proof: BlsSignature) -> boo
 def public_key_point(key: PublicKey) -> bytes:
     """128 bytes: x and y, each 48 bytes big-endian padded to 64."""
     try:
-        x, y = normalize(pubkey_to_G1(key))
+        x, y = py_ecc.optimized_bls12_381.normalize(py_ecc.bls.g2_primitives.pubkey_to_G1(key))
     except Exception as error:
         raise BlsError(f"{key.hex()} is not a compressed G1 point: {error}") from None
     return _field(x.n) + _field(y.n)
@@ -158,7 +156,7 @@ def public_key_point(key: PublicKey) -> bytes:
 def signature_point(signature: BlsSignature) -> bytes:
     """256 bytes: x.c0, x.c1, y.c0, y.c1, each 48 bytes big-endian padded to 64."""
     try:
-        x, y = normalize(signature_to_G2(signature))
+        x, y = py_ecc.optimized_bls12_381.normalize(py_ecc.bls.g2_primitives.signature_to_G2(signature))
     except Exception as error:
         raise BlsError(f"{signature.hex()} is not a compressed G2 point: {error}") from None
     return b"".join(_field(int(part)) for part in (*x.coeffs, *y.coeffs))
@@ -171,6 +169,11 @@ def public_key_from_point(point: bytes) -> PublicKey:
     x, y = point[16:64], int.from_bytes(point[80:])
     flags = 0x80 | (0x20 if y > (_FIELD - 1) // 2 else 0)
     return PublicKey(bytes([x[0] | flags]) + x[1:])
+
+
+def _hashed(digest: bytes) -> Any:
+    """The point of G2 whose multiple a proof of possession is."""
+    return py_ecc.bls.hash_to_curve.hash_to_G2(digest, POSSESSION_TAG, hashlib.sha256)
 
 
 def _field(value: int) -> bytes:

@@ -8,7 +8,6 @@ import functools
 from dataclasses import dataclass
 from typing import Annotated
 
-from eth_abi.abi import encode as abi_encode
 from msgspec import Meta
 
 from proofyard.protocol.cid import cid_bytes
@@ -40,20 +39,8 @@ class Domain:
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 (a domain is a value, and there are few)
     def separator(self) -> Digest:
-        return Digest(
-            keccak(
-                abi_encode(
-                    ["bytes32", "bytes32", "bytes32", "uint256", "address"],
-                    [
-                        _DOMAIN_TYPEHASH,
-                        keccak(DOMAIN_NAME.encode()),
-                        keccak(DOMAIN_VERSION.encode()),
-                        self.chain_id,
-                        self.registry,
-                    ],
-                )
-            )
-        )
+        names = keccak(DOMAIN_NAME.encode()) + keccak(DOMAIN_VERSION.encode())
+        return Digest(keccak(_DOMAIN_TYPEHASH + names + word(self.chain_id) + address_word(self.registry)))
 
     def typed_digest(self, struct_hash: bytes) -> Digest:
         """What a wallet signs: keccak256(0x1901 || domain separator || struct hash)."""

@@ -3,8 +3,8 @@
 import functools
 
 from coincurve import PublicKey
-from eth_utils.address import to_checksum_address
 
+from proofyard.protocol.addresses import checksum_address
 from proofyard.protocol.keccak import keccak
 from proofyard.protocol.types import Address, Digest, ProofyardError, Signature
 
@@ -33,7 +33,7 @@ def recover(digest: Digest, signature: Signature) -> Address:
 @functools.lru_cache(maxsize=4096)
 def _address_of(key: bytes) -> Address:
     """The address of an uncompressed public key."""
-    return Address(to_checksum_address(keccak(key[1:])[12:]))
+    return checksum_address(keccak(key[1:])[12:])
 
 
 def require_signer(digest: Digest, signature: Signature, signer: Address, what: str) -> None:
