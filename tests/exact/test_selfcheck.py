@@ -1,10 +1,13 @@
 """A model is held to transformers once: what a misread configuration changes is seen, what was seen is remembered."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from proofyard.workloads.exact.reference import freeze
 from proofyard.workloads.exact.selfcheck import check_decoder, check_encoder
 from proofyard.workloads.exact.slicing import frozen_values
 from proofyard.workloads.exact.tampering import tampering
+from proofyard.workloads.sandbox import helper
 from proofyard.workloads.tiny import write_tiny_model
 
 
@@ -54,6 +58,36 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def known() -> dict[Any, Any]:
     """What transformers said before about the same model."""
     return {}
+
+
+@pytest.fixture(autouse=True)
+def asked_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process does is done in this one, which loads transformers once, but where a test needs it so."""
+    if "other_process" in request.fixturenames:
+        return
+
+    def run(module: str, arguments: Sequence[str], timeout_s: float) -> "subprocess.CompletedProcess[bytes]":
+        import torch
+
+        assert module == selfcheck.__name__
+        threads, out = torch.get_num_threads(), io.BytesIO()
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", [module, *arguments])
+            patched.setattr(sys, "stdout", io.TextIOWrapper(out, write_through=True))
+            try:
+                selfcheck.main()
+            except Exception:
+                return subprocess.CompletedProcess(arguments, 1, b"", traceback.format_exc().encode())
+            finally:
+                torch.set_num_threads(threads)
+            return subprocess.CompletedProcess(arguments, 0, out.getvalue(), b"")
+
+    monkeypatch.setattr(helper, "run", run)
+
+
+@pytest.fixture
+def other_process() -> None:
+    """Asks for it."""
 
 
 @pytest.fixture(autouse=True)
@@ -221,6 +255,7 @@ def test_a_decoder_that_embeds_is_checked_by_its_hidden_states(
     assert len(markers(cache)) == 2
 
 
+@pytest.mark.usefixtures("other_process")
 def test_less_memory_than_the_model_needs_in_binary32_is_enough(
     model: Path, backend: Backend, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +264,7 @@ def test_less_memory_than_the_model_needs_in_binary32_is_enough(
     assert len(markers(cache)) == 1
 
 
+@pytest.mark.usefixtures("other_process")
 def test_what_transformers_cannot_load_is_not_executed(
     model: Path, backend: Backend, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
