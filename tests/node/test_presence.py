@@ -19,7 +19,7 @@ from proofyard.node.settings import NodeSettings
 from proofyard.node.supplies import Supplies
 from proofyard.protocol.messages import PeerHint, Relays, RelaysQuery
 from proofyard.protocol.routes import Route
-from proofyard.transport import Connection, Endpoint
+from proofyard.transport import Connection, ConnectionLost, Endpoint
 from proofyard.transport.mapping import Mapper, Mapping
 from proofyard.transport.reachability import Nat, Reachability
 
@@ -207,3 +207,38 @@ async def test_data_that_no_other_node_brings_comes_from_the_verifier(tmp_path: 
         hints = [PeerHint(idle.address, "127.0.0.1", idle.port)]
         await supplies.fetch(verifier.address, cid, hints, 1 << 30, "the data")
         assert store.get_bytes(cid, max_bytes=1 << 30) == (tmp_path / "data").read_bytes()
+
+
+@pytest.mark.parametrize("who", ["maker", "late", "nobody"])
+async def test_a_peer_that_does_not_answer_holds_no_fetch_up(tmp_path: Any, monkeypatch: Any, who: str) -> None:
+    """Who is there brings it at once; who comes late brings what the others lack, before the verifier is asked."""
+    monkeypatch.setattr(supplies_module, "LATE_S", 0.1)
+    data = b"".join(bytes([number]) * CHUNK_BYTES for number in range(9))
+    (tmp_path / "state").write_bytes(data)
+    async with AsyncExitStack() as stack:
+        verifier, node, maker, idle = [await start(stack) for _ in range(4)]
+        sent: dict[Endpoint, list[int]] = {verifier: [], maker: [], idle: []}
+        stores = {endpoint: BlockStore(tmp_path / endpoint.address) for endpoint in sent}
+        for holder in (verifier, maker):
+            cid = stores[holder].put_file(tmp_path / "state")
+        for endpoint, sizes in sent.items():
+            serve_blocks(endpoint, stores[endpoint], on_sent=lambda _, size, sizes=sizes: sizes.append(size))
+        ended, dial = asyncio.Event(), Endpoint.connect_by
+
+        async def connect_by(self: Endpoint, routes: Any, *, expect: Any) -> Any:
+            if expect == maker.address and who != "maker":
+                await asyncio.sleep(0.5)
+            if expect == maker.address and who == "nobody":
+                raise ConnectionLost("127.0.0.1:9", "no answer")
+            if expect == idle.address and who == "maker":
+                await ended.wait()
+            return await dial(self, routes, expect=expect)
+
+        monkeypatch.setattr(Endpoint, "connect_by", connect_by)
+        store = BlockStore(tmp_path / "node")
+        supplies = supplies_of(node, Links(await node.connect("127.0.0.1", verifier.port)), store)
+        hints = [PeerHint(each.address, "127.0.0.1", each.port) for each in (maker, idle)]
+        await supplies.fetch(verifier.address, cid, hints, 1 << 30, "a state")
+        assert store.get_bytes(cid, max_bytes=1 << 30) == data
+        assert (len(sent[verifier]) > 1, len(sent[maker]) > 1) == (who == "nobody", who != "nobody")
+        ended.set()

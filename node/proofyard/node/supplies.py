@@ -7,7 +7,7 @@ name gigabytes. A peer that sends nothing for `SILENCE_S` is given up; whoever w
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 from proofyard.artifacts import ArtifactError, ArtifactTooLarge, ArtifactUnavailable, BlockMissing, BlockStore, fetch
@@ -36,6 +36,9 @@ SILENCE_S = 60.0
 ALONE_S, ALONE_BYTES = 6.0, 1 << 20
 """Peers that bring so many bytes in so many seconds, which is less than most home lines send, are left to it; else the
 verifier brings a part as well."""
+
+LATE_S = 1.0
+"""A peer that relays help to is there in that time; for who is not a fetch from the others does not wait."""
 
 FROM_VERIFIER_BYTES = 16 << 10
 """What is so small the verifier that made the offer is asked for first: it has it, and one request to it is less than a
@@ -74,6 +77,7 @@ class Supplies:
         self._gatherer = Gatherer(store, at_once, largest=FROM_VERIFIER_BYTES)
         self._manifests: Recent[Cid, Manifest] = Recent(MANIFESTS)
         self._local = LocalSets(settings.data_dir / LOCAL_FOLDER)
+        self._dials: set[asyncio.Future[Connection | None]] = set()
         self.nearby: Callable[[Cid], Awaitable[list[Connection]]] = _nobody
         """Finds further peers that may have an artifact, the nearest first."""
         self.have: Callable[[Cid], object] = lambda _: None
@@ -185,17 +189,20 @@ class Supplies:
         if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
             return
         others = [hint for hint in hints[:MAX_HINTS] if hint.address != self._wallet.address]
-        dials = asyncio.gather(*(self._dial(hint) for hint in others))
-        nearby, peers = await asyncio.gather(self.nearby(cid) if shared else _nobody(cid), dials)
-        named = [peer for peer in peers if peer is not None]
-        providers = list(dict.fromkeys([*nearby, *named]))
+        nearby = asyncio.ensure_future(self.nearby(cid) if shared else _nobody(cid))
+        named: list[Connection] = []
+        providers: list[Connection] = []
         # What peers bring among themselves the verifier need not: it serves everybody.
-        if providers:
-            with contextlib.suppress(ArtifactUnavailable, TimeoutError):
-                await self._bring(cid, providers, max_bytes, ALONE_S, ALONE_BYTES)
-                return
-            if await self._share(cid, named, self._links.connection(verifier), max_bytes):
-                return
+        async with contextlib.aclosing(self._reached(others)) as reached:
+            async for named in reached:
+                providers = list(dict.fromkeys([*await nearby, *named]))
+                if not providers:
+                    continue
+                with contextlib.suppress(ArtifactUnavailable, TimeoutError):
+                    await self._bring(cid, providers, max_bytes, ALONE_S, ALONE_BYTES)
+                    return
+        if providers and await self._share(cid, named, self._links.connection(verifier), max_bytes):
+            return
         connection = self._links.connection(verifier)
         everybody = [*providers, *([] if connection is None else [connection])]
         try:
@@ -266,6 +273,24 @@ class Supplies:
             return await asyncio.to_thread(self._store.export, cid, target, max_bytes)
         except ArtifactTooLarge as error:
             raise OfferRefused(f"the manifest's {what}", f"is over this node's max_{what}_bytes: {error}") from None
+
+    async def _reached(self, hints: Sequence[PeerHint]) -> AsyncGenerator[list[Connection], None]:
+        """Connections to these peers: those that are there `LATE_S` after the first one, and all of them where others
+        came later."""
+        begun = [asyncio.ensure_future(self._dial(hint)) for hint in hints]
+        self._dials.update(begun)  # they go on, for what is fetched next
+        for dial in begun:
+            dial.add_done_callback(self._dials.discard)
+        pending = set(begun)
+        while pending and not any(dial.done() and dial.result() for dial in begun):
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=LATE_S)
+        early = [peer for dial in begun if dial.done() and (peer := dial.result()) is not None]
+        yield early
+        found = [peer for peer in await asyncio.gather(*begun) if peer is not None]
+        if len(found) > len(early):
+            yield found
 
     async def _dial(self, hint: PeerHint) -> Connection | None:
         try:
