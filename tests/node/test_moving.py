@@ -55,3 +55,30 @@ async def test_a_verifier_that_moves_is_joined_where_it_is(
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         assert connection.reason == "this node is stopping"
+
+
+async def test_what_changes_while_a_verifier_answers_is_announced_at_once() -> None:
+    """Routes, a model, a pause: what was not in the announcement under way is in the next one."""
+    wallet = Wallet.generate()
+    heard: list[int] = []
+    async with AsyncExitStack() as stack:
+        verifier = await stack.enter_async_context(Endpoint(wallet, network=DOMAIN))
+        own = await stack.enter_async_context(Endpoint(Wallet.generate(), network=DOMAIN))
+
+        async def hear(_: Any, announce: Announce, _body: Any) -> Ack:
+            heard.append(announce.port)
+            if len(heard) == 1:
+                joined.announce_again()
+            return Ack()
+
+        verifier.on(Announce, hear)
+        record = SimpleNamespace(node=wallet.address, endpoint=f"127.0.0.1:{verifier.port}")
+        chain = cast(ChainClient, SimpleNamespace(active_verifiers=lambda: [record]))
+        joined = VerifierLinks(own, chain, lambda: Announce((), 1, 1 + len(heard), "test"))
+        running = asyncio.create_task(joined.run())
+        async with asyncio.timeout(60):
+            while len(heard) < 2:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert heard == [1, 2]

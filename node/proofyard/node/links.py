@@ -103,11 +103,14 @@ class VerifierLinks:
         while True:
             try:
                 connection = await self._endpoint.connect_to(endpoint, expect=verifier)
+                # What changes while an announcement is under way is in the next one.
+                changed = self._changed
                 while await self._greet(verifier, connection):
                     retry = FIRST_RETRY_S
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(GREETING_S):
-                            await _any(connection.closed, self._changed)
+                            await _any(connection.closed, changed)
+                    changed = self._changed
             except TransportError as error:
                 logger.info("verifier %s at %r: %s", verifier, endpoint, error)
             self._live.pop(verifier, None)
