@@ -28,13 +28,17 @@ RESUMED_BYTES, RESUMED_BYTES_S = 12_000_000, 2_000_000
 
 
 class Pair:
-    """A caller, a host, and the relay between them."""
+    """A caller, a host, and the relay between them; where it is `watched`, both have dialled one more public peer."""
 
-    def __init__(self, net: Internet, programs: Peers, caller: Kind, host: Kind) -> None:
+    def __init__(self, net: Internet, programs: Peers, caller: Kind, host: Kind, *, watched: bool = False) -> None:
         places: list[Host] = [net.public(), net.home(caller), net.home(host)]
         self.relay, self.caller, self.host = map(programs.start, places)
         self.relay.tell("relay")
         self.host.tell("reserve", route=self.relay.route("relayed"))
+        if watched:
+            watcher = programs.start(net.public())
+            for peer in (self.caller, self.host):
+                peer.tell("connect", wallet=watcher.wallet, host=watcher.host.public, port=4433)
 
     def reach(self, wait_s: float) -> tuple[float, str, float]:
         """Seconds until the first connection, how it goes in the end, and seconds until then."""
@@ -85,6 +89,45 @@ def cone_symmetric(net: Internet, programs: Peers, tries: int) -> dict[str, Any]
                 served, direct, count = served + (first < SERVED_S), direct + (way == "punched"), count + 1
                 pair.leave()
     return {"cone_symmetric_served": served / count, "cone_symmetric_direct": direct / count}
+
+
+PREDICTABLE: dict[str, tuple[Kind, float]] = {
+    "cone_counting_direct": ("counting", 0.0),
+    "cone_counting_even_direct": ("counting-even", 0.0),
+    "cone_counting_busy_direct": ("counting", 20.0),
+    "cone_few_ports_direct": ("few-ports", 0.0),
+}
+"""What a port-restricted cone meets, and how many flows a second another machine behind that router begins."""
+
+TALK = """
+import socket, sys, time
+while True:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as new:
+        new.sendto(b"x", (sys.argv[1], 9))
+    time.sleep(1 / float(sys.argv[2]))
+"""
+
+
+def cone_predictable(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
+    """Direct within `DIRECT_S` with a symmetric NAT whose next port follows from the last ones; either side calls."""
+    found = {}
+    for name, (kind, flows_s) in PREDICTABLE.items():
+        direct, times = 0, []
+        for kinds in (("port-restricted", kind), (kind, "port-restricted")):
+            pair = Pair(net, programs, *kinds, watched=True)
+            counting = pair.host if kinds[1] == kind else pair.caller
+            talk = [sys.executable, "-c", TALK, pair.relay.host.public, str(flows_s)]
+            other = subprocess.Popen(net.second(counting.host).command(*talk)) if flows_s else None
+            for _ in range(max(1, tries // 4)):
+                _, way, seconds = pair.reach(DIRECT_S)
+                direct += way == "punched" and seconds < DIRECT_S
+                times.append(seconds)
+                pair.leave()
+            if other is not None:
+                other.kill()
+                other.wait()
+        found |= {name: direct / len(times), f"{name}_s_median": sorted(times)[len(times) // 2]}
+    return found
 
 
 def symmetric_symmetric(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
@@ -171,7 +214,10 @@ def demo(net: Internet, _programs: Peers, _tries: int) -> dict[str, Any]:
 
 
 CROWDS = {each.__name__: each for each in (swarm, eclipse)}
-SCENARIOS = {each.__name__: each for each in (cone_cone, cone_symmetric, symmetric_symmetric, double_nat, resume, demo)}
+SCENARIOS = {
+    each.__name__: each
+    for each in (cone_cone, cone_symmetric, cone_predictable, symmetric_symmetric, double_nat, resume, demo)
+}
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ and a host behind it; what the router does is its kind:
 full-cone        one public port for whoever the host talks to, open to everybody
 port-restricted  the same, open to whom the host has sent something
 symmetric        another public port for each peer, open to that one alone
+counting         the same, each one port after the one before; `counting-even`: two after
+few-ports        the same, a random one of 16
 firewall         a public address without translation, open to whom the host has sent something
 
 Its line has no limits, or those of a `Link`: kernel queues (tbf) at both ends hold the rates, `home_link.py` between
@@ -27,7 +29,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Self
 
-Kind = Literal["full-cone", "port-restricted", "symmetric", "firewall"]
+Kind = Literal["full-cone", "port-restricted", "symmetric", "counting", "counting-even", "few-ports", "firewall"]
 
 PUBLIC, PUBLIC6 = "203.0.113", "2001:db8:113::"
 """Of the documentation's ranges (RFC 5737, RFC 3849)."""
@@ -326,7 +328,28 @@ _SYMMETRIC = """ chain out {{
   oifname "wan" masquerade fully-random
  }}
 """
-_NAT = {"port-restricted": _CONE, "full-cone": _CONE + _OPEN, "symmetric": _SYMMETRIC}
+_GIVEN = """ chain out {{{{
+  type nat hook postrouting priority 100;
+  oifname "wan" meta l4proto udp masquerade to :numgen {how} mod {count} map {{{{ {ports} }}}}
+  oifname "wan" masquerade
+ }}}}
+"""
+
+
+def _given(how: Literal["inc", "random"], count: int, step: int = 1) -> str:
+    """The kernel's own NAT, with a public port for each flow that nftables counts or draws."""
+    ports = ", ".join(f"{number} : {MAPPED_PORT + step * number}" for number in range(count))
+    return _GIVEN.format(how=how, count=count, ports=ports)
+
+
+_NAT = {
+    "port-restricted": _CONE,
+    "full-cone": _CONE + _OPEN,
+    "symmetric": _SYMMETRIC,
+    "counting": _given("inc", 2000),
+    "counting-even": _given("inc", 2000, 2),
+    "few-ports": _given("random", 16),
+}
 
 
 def _in(namespace: str, *commands: str) -> None:

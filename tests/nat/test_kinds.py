@@ -14,6 +14,7 @@ while True:
     asked, sender = here.recvfrom(100)
     (other if asked == b"elsewhere" else here).sendto(json.dumps(sender).encode(), sender)
 """
+STEPS = {"counting": 1, "counting-even": 2}
 ASK = """
 import json, socket, sys
 here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -32,7 +33,7 @@ print(json.dumps(found + [ask(sys.argv[1], b"elsewhere")]))
 
 def test_each_kind_of_router_does_what_its_name_says(internet):
     peers = [internet.public(), internet.public()]
-    homes = {kind: internet.home(kind) for kind in ("full-cone", "port-restricted", "symmetric", "firewall")}
+    homes = {kind: internet.home(kind) for kind in ("full-cone", "port-restricted", "symmetric", "firewall", *STEPS)}
     homes["double"] = internet.home("symmetric", behind=homes["port-restricted"])
     homes["second"] = internet.second(homes["port-restricted"])
     servers = [
@@ -47,6 +48,7 @@ def test_each_kind_of_router_does_what_its_name_says(internet):
             one, two, elsewhere = json.loads(subprocess.check_output(command))
             assert one[0] == two[0] == home.public
             seen[name] = (one[1] == two[1], one[1] == 4433, elsewhere is not None)
+            assert name not in STEPS or two[1] - one[1] == STEPS[name]
     finally:
         for server in servers:
             server.kill()
@@ -55,6 +57,8 @@ def test_each_kind_of_router_does_what_its_name_says(internet):
         "full-cone": (True, False, True),
         "port-restricted": (True, False, False),
         "symmetric": (False, False, False),
+        "counting": (False, False, False),
+        "counting-even": (False, False, False),
         "firewall": (True, True, False),
         "double": (False, False, False),
         "second": (True, True, False),

@@ -132,6 +132,7 @@ class Endpoint:
             on_abuse=self._abused,
             on_misconduct=lambda link: self._hold_against(link, VIOLATION_POINTS, "what it sends is no valid QUIC"),
             relay=self._pass_on,
+            stray=self._answer_stray,
             qlog=qlog,
         )
         self._strangers: Places[Link] = Places(strangers, of_subnet=strangers, of_host=strangers, patience_s=0.0)
@@ -550,6 +551,9 @@ class Endpoint:
 
     def _pass_on(self, tag: bytes, datagram: bytes, address: SocketAddress) -> Datagram | None:
         return None if self._relay is None else self._relay.pass_on(tag, datagram, address)
+
+    def _answer_stray(self, datagram: bytes, address: SocketAddress) -> Datagram | None:
+        return None if self._relay is None else self._relay.binding(datagram, address)
 
     def spawn(self, work: Awaitable[None]) -> None:
         """Do something that ends with this endpoint."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from aioquic.quic import events
 
+from proofyard.transport import stun
 from proofyard.transport.errors import ConnectionLost, RequestCancelled
 from proofyard.transport.memory import Account, Memory
 from proofyard.transport.quic import CONNECTION_WINDOW, GREETING_WINDOW, PeerQuic
@@ -155,6 +156,11 @@ class Link:
         if not self.closed.is_set():
             self.quic.probe(addresses)
             self._transmit_soon()
+
+    def open_to(self, addresses: Iterable[SocketAddress]) -> None:
+        """Have this host's router let in what comes from there."""
+        if not self.closed.is_set():
+            self._owner.send([(stun.indication(), address) for address in addresses])
 
     def stop_probing(self) -> None:
         """Keep to the path in use."""

@@ -6,6 +6,9 @@ section 8.2), encrypted and signed by the connection that they belong to. At the
 connection goes on: streams, requests under way and whoever holds it are as before. The moment is agreed on as in
 libp2p's DCUtR: the caller says go, and begins itself half a measured round trip later.
 
+Where a router gives each peer another port by an easy rule, its host says which come next (`prediction`), and the
+other end has its own router let in what comes from there.
+
 A peer may name a victim's addresses as its own. So few are taken, none below port 1024, none of another network's
 home ranges, the packets are small, and one peer, and all together, have little of it.
 """
@@ -13,7 +16,8 @@ home ranges, the packets are small, and one peer, and all together, have little 
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -26,6 +30,7 @@ from proofyard.transport.connection import Connection
 from proofyard.transport.errors import RequestFailed, TransportError
 from proofyard.transport.frames import Body
 from proofyard.transport.guard import Allowance
+from proofyard.transport.prediction import MAX_AHEAD, Forecasts, Standing
 from proofyard.transport.reachability import LEAST_PORT, own_addresses
 from proofyard.transport.udp import SocketAddress
 
@@ -35,6 +40,9 @@ MAX_PLACES = 6
 """Addresses that a peer may be at."""
 
 PROBES = 6
+OPENINGS = 2
+"""Times that each of the ports that a peer's router may give it next is sent something."""
+
 LEAST_PAUSE_S, MOST_PAUSE_S = 0.02, 0.3
 RETRIES_S = (0.0, 1.0, 5.0, 30.0)
 """Between two attempts at one connection."""
@@ -43,26 +51,34 @@ MEET_S = 5.0
 ATTEMPTS_PER_S, ATTEMPTS_AT_ONCE = 5.0, 32.0
 ATTEMPTS_OF_PEER_PER_S, ATTEMPTS_OF_PEER_AT_ONCE = 0.1, 6.0
 
-Place = tuple[Annotated[str, Meta(max_length=45)], Annotated[int, Meta(ge=1, le=65_535)]]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+Place = tuple[Annotated[str, Meta(max_length=45)], Port]
 
 
 class Meet(msgspec.Struct, frozen=True, tag="meet"):
-    """A caller tells where it may be, and asks where the other is. Replied to with `Met`."""
+    """A caller tells where it may be, and asks where the other is. `ahead`: ports of the first place's host that its
+    router may give it next, the likeliest first. Replied to with `Met`."""
 
     places: Annotated[tuple[Place, ...], Meta(max_length=MAX_PLACES)]
+    ahead: Annotated[tuple[Port, ...], Meta(max_length=MAX_AHEAD)] = ()
 
 
 class Met(msgspec.Struct, frozen=True, tag="met"):
+    """The same of the other side."""
+
     places: Annotated[tuple[Place, ...], Meta(max_length=MAX_PLACES)]
+    ahead: Annotated[tuple[Port, ...], Meta(max_length=MAX_AHEAD)] = ()
 
 
 class Go(msgspec.Struct, frozen=True, tag="meet-go"):
     """Both begin now. Replied to with `Met`."""
 
 
-def worth_probing(places: Iterable[tuple[str, int]], networks: Sequence[str], *, here: bool) -> list[SocketAddress]:
-    """Those of the addresses that a peer names to which a packet may go. `networks`: those that this machine is in;
-    `here`: whether the peer may be on this machine."""
+def worth_probing(
+    places: Iterable[tuple[str, int]], networks: Sequence[str], *, here: bool, most: int = MAX_PLACES
+) -> list[SocketAddress]:
+    """Those of the addresses that a peer names, at `most` so many, to which a packet may go. `networks`: those that
+    this machine is in; `here`: whether the peer may be on this machine."""
     joined = [ipaddress.ip_network(each, strict=False) for each in networks]
     found: list[SocketAddress] = []
     for host, port in places:
@@ -78,7 +94,7 @@ def worth_probing(places: Iterable[tuple[str, int]], networks: Sequence[str], *,
         if at_home and not any(address.version == each.version and address in each for each in joined):
             continue
         found.append((host, port) if address.version == 4 else (str(address), port, 0, 0))
-    return list(dict.fromkeys(found))[:MAX_PLACES]
+    return list(dict.fromkeys(found))[:most]
 
 
 def own_networks() -> list[str]:
@@ -93,6 +109,19 @@ def own_networks() -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class _Meeting:
+    """What a caller has said. `symmetric`: of this side's own router."""
+
+    allowance: Allowance
+    message: Meet | None = None
+    symmetric: bool = False
+
+
+Look = Callable[[], Awaitable[Standing]]
+"""Finds out how this peer can be met now."""
+
+
 class Puncher:
     """The meetings of one endpoint that listens at `host` and `port`."""
 
@@ -100,39 +129,49 @@ class Puncher:
         self._host, self._port = host, port
         self._here = ipaddress.ip_address(host.split("%")[0]).is_loopback
         self._all = Allowance(ATTEMPTS_PER_S, ATTEMPTS_AT_ONCE)
-        self._peers: dict[Connection, tuple[Allowance, tuple[tuple[str, int], ...]]] = {}
+        self._peers: dict[Connection, _Meeting] = {}
+        self._forecasts = Forecasts(loop_time)
 
-    async def call(self, connection: Connection, seen: tuple[str, int] | None) -> bool:
-        """One attempt by the side that opened a relayed connection; `seen`: where the relay sees this endpoint."""
+    async def call(self, connection: Connection, look: Look) -> bool:
+        """One attempt by the side that opened a relayed connection."""
         loop = asyncio.get_running_loop()
+        standing = await self._forecasts.of(connection, look)
         start = loop.time()
-        met = await connection.request(Meet(self._places(seen)), reply=Met, timeout=MEET_S)
+        message = Meet(self._places(standing.seen), standing.take())
+        met = await connection.request(message, reply=Met, timeout=MEET_S)
         round_trip = loop.time() - start
         connection.tell(Go(), reply=Met)
         await asyncio.sleep(round_trip / 2)
-        return await self._probe(connection, met.places, round_trip)
+        found = await self._probe(connection, met, round_trip, standing.symmetric)
+        if found:
+            self._forecasts.forget(connection)
+        return found
 
     def forget(self, connection: Connection) -> None:
         self._peers.pop(connection, None)
+        self._forecasts.forget(connection)
 
-    async def meet(self, connection: Connection, message: Meet, seen: tuple[str, int] | None) -> Met:
+    async def meet(self, connection: Connection, message: Meet, look: Look) -> Met:
         """The other side's part. Raises `RequestFailed` for a peer that asks too often."""
         if not is_carried(connection.remote[0]):
             raise RequestFailed("failed", "this connection is direct already")
-        allowance, _ = self._peers.get(connection, (None, ()))
-        allowance = allowance or Allowance(ATTEMPTS_OF_PEER_PER_S, ATTEMPTS_OF_PEER_AT_ONCE)
-        self._peers[connection] = (allowance, message.places)
+        before = self._peers.get(connection)
+        allowance = before.allowance if before else Allowance(ATTEMPTS_OF_PEER_PER_S, ATTEMPTS_OF_PEER_AT_ONCE)
+        self._peers[connection] = _Meeting(allowance)
         now = loop_time()
         if not allowance.take(now) or not self._all.take(now):
             raise RequestFailed("busy", "too many attempts to meet directly; later")
-        return Met(self._places(seen))
+        standing = await self._forecasts.of(connection, look)
+        if not connection.closed.is_set():
+            self._peers[connection] = _Meeting(allowance, message, standing.symmetric)
+        return Met(self._places(standing.seen), standing.take())
 
     async def go(self, connection: Connection, _message: Go, _body: Body) -> Met:
-        allowance, places = self._peers.get(connection, (None, ()))
-        if allowance is None or not places:
+        meeting = self._peers.get(connection)
+        if meeting is None or meeting.message is None:
             raise RequestFailed("bad-request", "nobody has met yet")
-        self._peers[connection] = (allowance, ())
-        await self._probe(connection, places, 0.1)
+        self._peers[connection] = _Meeting(meeting.allowance)
+        await self._probe(connection, meeting.message, 0.1, meeting.symmetric)
         return Met(())
 
     def _places(self, seen: tuple[str, int] | None) -> tuple[tuple[str, int], ...]:
@@ -140,15 +179,20 @@ class Puncher:
         seen_at = [] if seen is None else [seen]
         return tuple(dict.fromkeys([*seen_at, *([(self._host, self._port)] if self._here else own)]))[:MAX_PLACES]
 
-    async def _probe(self, connection: Connection, places: Iterable[tuple[str, int]], round_trip: float) -> bool:
-        """Look for the peer at these places until it has been found, or it is not to be found there."""
-        link = connection.link
-        targets = worth_probing(places, own_networks(), here=self._here)
+    async def _probe(self, connection: Connection, met: Meet | Met, round_trip: float, symmetric: bool) -> bool:
+        """Look for the peer where it says that it is until it has been found, or it is not to be found there.
+        `symmetric`: a router gives this side another port for each place, so it spends none on what is only likely."""
+        link, networks = connection.link, own_networks()
+        targets = worth_probing(met.places, networks, here=self._here)
+        ahead = [(met.places[0][0], port) for port in met.ahead if met.places and not symmetric]
+        likely = worth_probing(ahead, networks, here=self._here, most=MAX_AHEAD)
         pause = min(MOST_PAUSE_S, max(LEAST_PAUSE_S, round_trip / 2))
-        for _ in range(PROBES if targets else 0):
+        for number in range(PROBES if targets else 0):
             if not is_carried(link.address[0]) or link.closed.is_set():
                 break
             link.probe(targets)
+            if number < OPENINGS:
+                link.open_to(likely)
             await asyncio.sleep(pause)
             pause = min(MOST_PAUSE_S, 1.5 * pause)
         if is_carried(link.address[0]):
@@ -162,14 +206,14 @@ def loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def upgrade(puncher: Puncher, connection: Connection, seen: tuple[str, int] | None) -> bool:
+async def upgrade(puncher: Puncher, connection: Connection, look: Look) -> bool:
     """Attempts, until the connection is direct or has ended, or enough of them have failed."""
     for wait in RETRIES_S:
         await asyncio.sleep(wait)
         if connection.closed.is_set():
             return False
         try:
-            if await puncher.call(connection, seen):
+            if await puncher.call(connection, look):
                 connection.link.ping()
                 return True
         except TransportError as error:

@@ -26,11 +26,12 @@ from msgspec import Meta
 
 from proofyard.protocol.codec import Key
 from proofyard.protocol.types import Address
+from proofyard.transport import stun
 from proofyard.transport.carried import HEAD_BYTES, Tag, head_of, is_carried, new_tag
 from proofyard.transport.connection import Connection
 from proofyard.transport.errors import RequestFailed, TransportError
 from proofyard.transport.frames import Body
-from proofyard.transport.guard import host_key
+from proofyard.transport.guard import Allowance, host_key
 from proofyard.transport.link import Link
 from proofyard.transport.places import Caller, Places
 from proofyard.transport.udp import Datagram, SocketAddress
@@ -48,6 +49,9 @@ ACTIVE_S = 1.0
 
 SHARE_BURST_S = 0.25
 USERS = 1024
+
+BINDINGS_PER_S, BINDINGS_AT_ONCE = 200.0, 400.0
+"""Datagrams of whoever asks which port its router gave to it (`stun`)."""
 
 
 class Reserve(msgspec.Struct, frozen=True, tag="relay-reserve"):
@@ -163,6 +167,7 @@ class Relay:
         self.carried_bytes = 0
         self.circuits_opened = 0
         self._shares = Shares(self.limits.bytes_s)
+        self._bindings = Allowance(BINDINGS_PER_S, BINDINGS_AT_ONCE)
         self._places: Places[Link] = Places(
             self.limits.reservations,
             of_subnet=self.limits.reservations_of_subnet,
@@ -255,6 +260,11 @@ class Relay:
             return None
         self.carried_bytes += size
         return other.head + datagram[HEAD_BYTES:], target
+
+    def binding(self, datagram: bytes, address: SocketAddress) -> Datagram | None:
+        """What somebody at `address` is told who asks there; None for every other datagram, and for too many."""
+        told = stun.answer(datagram, address)
+        return (told, address) if told is not None and self._bindings.take(_now()) else None
 
     def left(self, connection: Connection) -> None:
         """A connection has ended, and with it what was carried on it."""

@@ -58,7 +58,8 @@ class Switchboard:
 
     `redeem` gets the link and the ticket that a client resumes with, and says which session that was; `on_ticket` gets
     every ticket for a link's session, on both sides. `on_abuse` is told of a peer that broke a bound, `on_misconduct`
-    of one whose packets QUIC refused; `relay` says where a datagram with a tag that is no flow's of ours goes on to.
+    of one whose packets QUIC refused; `relay` says where a datagram with a tag that is no flow's of ours goes on to,
+    `stray` what one is answered with that belongs to no connection and opens none.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Switchboard:
         on_abuse: Callable[[Link, str], None],
         on_misconduct: Callable[[Link], None],
         relay: Callable[[bytes, bytes, SocketAddress], Datagram | None],
+        stray: Callable[[bytes, SocketAddress], Datagram | None] = lambda *_: None,
         qlog: Path | None = None,
     ) -> None:
         self._credentials = credentials
@@ -84,6 +86,7 @@ class Switchboard:
         self._on_abuse = on_abuse
         self._on_misconduct = on_misconduct
         self._relay = relay
+        self._stray = stray
         self.carrier = Carrier(_now)
         self.memory = Memory()
         self.stirred = asyncio.Event()
@@ -160,6 +163,9 @@ class Switchboard:
             link = self._find(*datagram, may_open)
             if link is not None:
                 by_link.setdefault(link, []).append(datagram)
+            elif newcomers and tag is None:
+                told = self._stray(data, address)
+                onward += [] if told is None else [told]
         if onward:
             self._sockets.send(onward)
         for link, arrived in by_link.items():

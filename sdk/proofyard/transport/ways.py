@@ -7,6 +7,7 @@ turns relayed connections into direct ones.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from proofyard.protocol.routes import Route
@@ -17,9 +18,10 @@ from proofyard.transport.errors import PeerUnreachable, RequestFailed, Transport
 from proofyard.transport.frames import Body
 from proofyard.transport.handshake import HANDSHAKE_SECONDS
 from proofyard.transport.link import Link
+from proofyard.transport.prediction import Standing, stand
 from proofyard.transport.punching import Go, Meet, Met, Puncher, upgrade
 from proofyard.transport.quic import OVERLAP_S
-from proofyard.transport.reachability import DialBack, Observe, Observer, observe
+from proofyard.transport.reachability import DialBack, Observe, Observer
 from proofyard.transport.relay import Coming, HangUp, Opened, Relay, Reserve, Reserved, Through
 from proofyard.transport.udp import SocketAddress
 
@@ -168,7 +170,7 @@ class Ways:
             return
         address = connection.link.address
         relay = self._outer.get(address)
-        if relay is not None and await upgrade(self._puncher, connection, await observe(relay)):
+        if relay is not None and await upgrade(self._puncher, connection, partial(self._stand, relay)):
             logger.info("%s is reached at %s:%s without the relay now", connection.peer, *connection.remote)
             await asyncio.sleep(OVERLAP_S)
             self._let_go(address)
@@ -245,8 +247,16 @@ class Ways:
     async def _meet(self, connection: Connection, message: Meet, _body: Body) -> Met:
         if self.stays:
             raise RequestFailed("failed", "this peer stays behind its relays")
-        outer = self._outer.get(connection.link.address)
-        return await self._puncher.meet(connection, message, None if outer is None else await observe(outer))
+        return await self._puncher.meet(
+            connection, message, partial(self._stand, self._outer.get(connection.link.address))
+        )
+
+    async def _stand(self, relay: Connection | None) -> Standing:
+        """How this peer can be met by who is at the other end of what this relay carries."""
+        if relay is None:
+            return Standing()
+        dialled = [each for each in self._home.connections.values() if each.is_client and each.way == "direct"]
+        return await stand(relay, dialled, self._home.port)
 
     # Ends
 
