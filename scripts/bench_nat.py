@@ -110,7 +110,7 @@ while True:
 
 def cone_predictable(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
     """Direct within `DIRECT_S` with a symmetric NAT whose next port follows from the last ones; either side calls."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, (kind, flows_s) in PREDICTABLE.items():
         direct, times = 0, []
         for kinds in (("port-restricted", kind), (kind, "port-restricted")):

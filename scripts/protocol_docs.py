@@ -15,7 +15,7 @@ from msgspec import inspect as shapes
 
 from proofyard.artifacts import exchange
 from proofyard.discovery import messages as discovery
-from proofyard.protocol import members, messages, peer_record, record, routes
+from proofyard.protocol import carriage, members, messages, peer_record, record, routes
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.codec import encode
 from proofyard.transport import frames, handshake, punching, reachability, relay
@@ -78,6 +78,10 @@ def text(name: str) -> str:
         "absent",
         "copied",
         "peer",
+        "relay",
+        "caller",
+        "host",
+        "payer",
     ):
         return WALLET
     if name in ("work", "audits"):
@@ -143,7 +147,7 @@ def page() -> str:
         ("Headers", [frames.RequestHeader, frames.ReplyHeader]),
         ("Handshake", tagged(handshake)),
         ("Blocks", tagged(exchange)),
-        ("Routes", [routes.Route, *tagged(reachability), *tagged(relay), *tagged(punching)]),
+        ("Routes", [routes.Route, *tagged(reachability), *structs(carriage), *tagged(relay), *tagged(punching)]),
         ("Peers", [*structs(peer_record), *tagged(discovery)]),
         ("Work", tagged(messages)),
         ("Evidence", evidence()),

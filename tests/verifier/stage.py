@@ -209,6 +209,15 @@ class ChainOf:
     def next_time(self) -> int:
         return self._chain.clock
 
+    def gas_price(self) -> int:
+        return 10**9
+
+    def payee(self, key: Address) -> Address:
+        return self._chain.owners().get(key, (0, key))[1]
+
+    def pay(self, to: Address, amount: Wei) -> None:
+        self._chain.sent.append(("pay", (to, amount)))
+
     def operator_of(self, key: Address) -> OperatorId | None:
         known = self._chain.owners().get(key)
         return known[0] if known else None
@@ -602,6 +611,9 @@ def settings(**changes: Any) -> Any:
         "least_fee_bps": 0,
         "token_per_ether": 1,
         "job_tasks": 50_000,
+        "relay_price": "",
+        "relay_fee_bps": 1000,
+        "relay_a_day": "1",
         "all_tasks": 200_000,
         "keep_s": 1e9,
         "cache_bytes": 1 << 30,

@@ -146,6 +146,10 @@ class VerifierLinks:
         """The live connection to a verifier."""
         return self._live.get(verifier)
 
+    async def payer(self, verifier: Address) -> Connection | None:
+        """The same, for who is shown what this node has carried."""
+        return self._live.get(verifier)
+
     def live(self) -> list[Connection]:
         """The live connections to all verifiers."""
         return list(self._live.values())

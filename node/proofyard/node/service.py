@@ -43,6 +43,7 @@ from proofyard.node.settings import NodeSettings
 from proofyard.node.watch import Watch
 from proofyard.node.work import Work
 from proofyard.protocol.amounts import read_amount
+from proofyard.protocol.carriage import NOBODY
 from proofyard.protocol.messages import Announce
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, ProofyardError, Wei
@@ -56,6 +57,8 @@ from proofyard.transport.reach import (
     listening_port,
     split_endpoint,
 )
+from proofyard.transport.receipts import FILE as CARRIED
+from proofyard.transport.receipts import Receipts
 from proofyard.transport.relay import RelayLimits
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.local_sets import FOLDER as LOCAL_FOLDER
@@ -147,11 +150,14 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
         court = chain.params().court
         news.check_within(chain.params().challenge_window, court.vote_time, court.reveal_time, court.draw_time)
         links = VerifierLinks(endpoint, chain, announce, news)
+        endpoint.payer = lambda: next((each.peer for each in links.live()), NOBODY)
         presence = Presence(settings, endpoint, links)
         if settings.hide_address:
             endpoint.stay_relayed()
         if settings.relay:
-            endpoint.become_relay(RelayLimits(bytes_s=settings.relay_bytes_s))
+            limits = RelayLimits(bytes_s=settings.relay_bytes_s, unreceipted_bytes=settings.relay_unreceipted_bytes)
+            carried = Receipts(settings.data_dir / CARRIED)
+            endpoint.become_relay(limits, carried)
         retention = Retention(settings, chain, links, store, executor, journal)
         agent = agent_type(settings, wallet, chain, endpoint, links, store, executor, journal, retention)
         neighbourhood = Neighbourhood(settings, chain, endpoint, links, presence, store)
@@ -202,6 +208,8 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
             _ready(settings, links, wallet, endpoint),
             _until_stopped(stop, agent, links, watch, settings.stop_s),
         ]
+        if settings.relay:
+            parts.append(carried.run(links.payer))
         if settings.page:
             looking = Looking(
                 *(settings.data_dir, chain, network, wallet.address, journal, agent, sensors, watch.status, news),

@@ -48,7 +48,8 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     away: the multiaddress of an IPFS daemon's RPC, or WALLET@HOST:PORT of another node. `hold_for`: wallets of the
     nodes whose states this node takes in that way, within `hold_bytes`.
     `relays`: WALLET@HOST:PORT of peers that carry for this node where nobody reaches it directly, before those that
-    verifiers know. `relay`: carry for others, `relay_bytes_s` bytes a second in all, 0 for no limit. `map_port`: have
+    verifiers know. `relay`: carry for others, `relay_bytes_s` bytes a second in all, 0 for no limit; a connection ends
+    that has carried `relay_unreceipted_bytes` for which its ends have not signed, 0 for no limit. `map_port`: have
     the router let others reach this node, by PCP, NAT-PMP or UPnP.
     `discover`: tell peers who is there, and be told; `peers`: WALLET@HOST:PORT of some to begin with. `lan`: find nodes
     of the same local network by mDNS. `hide_address`: have nobody pass on this node's address, but its relays alone.
@@ -117,6 +118,7 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     relays: tuple[str, ...] = ()
     relay: bool = False
     relay_bytes_s: Amount = 0
+    relay_unreceipted_bytes: Amount = 0
     discover: bool = True
     peers: tuple[str, ...] = ()
     lan: bool = True

@@ -193,7 +193,7 @@ class Supplies:
         named: list[Connection] = []
         providers: list[Connection] = []
         # What peers bring among themselves the verifier need not: it serves everybody.
-        async with contextlib.aclosing(self._reached(others)) as reached:
+        async with contextlib.aclosing(self._reached(others, verifier)) as reached:
             async for named in reached:
                 providers = list(dict.fromkeys([*await nearby, *named]))
                 if not providers:
@@ -274,10 +274,10 @@ class Supplies:
         except ArtifactTooLarge as error:
             raise OfferRefused(f"the manifest's {what}", f"is over this node's max_{what}_bytes: {error}") from None
 
-    async def _reached(self, hints: Sequence[PeerHint]) -> AsyncGenerator[list[Connection], None]:
+    async def _reached(self, hints: Sequence[PeerHint], verifier: Address) -> AsyncGenerator[list[Connection], None]:
         """Connections to these peers: those that are there `LATE_S` after the first one, and all of them where others
         came later."""
-        begun = [asyncio.ensure_future(self._dial(hint)) for hint in hints]
+        begun = [asyncio.ensure_future(self._dial(hint, verifier)) for hint in hints]
         self._dials.update(begun)  # they go on, for what is fetched next
         for dial in begun:
             dial.add_done_callback(self._dials.discard)
@@ -292,10 +292,10 @@ class Supplies:
         if len(found) > len(early):
             yield found
 
-    async def _dial(self, hint: PeerHint) -> Connection | None:
+    async def _dial(self, hint: PeerHint, verifier: Address) -> Connection | None:
         try:
             routes = hint.routes or (Route("direct", hint.host, hint.port),)
-            return await self._endpoint.connect_by(routes, expect=hint.address)
+            return await self._endpoint.connect_by(routes, expect=hint.address, payer=verifier)
         except TransportError as error:
             logger.info("%s cannot help: %s", hint.address, error)
             return None

@@ -209,6 +209,16 @@ class ChainClient(HistoryReader):
         target, data, value = self._transfer(to, amount, ether)
         return _hash_of(self._funds_sender().send("the transfer", target, data, value=value))
 
+    def pay(self, to: Address, amount: Wei) -> None:
+        """Send tokens for something that was done; for whoever sends each subject once (`sending_by`). Raises
+        `NotARecipient`."""
+        self.require_recipient(to)
+        self._send("the pay of a relay", *self._transfer(to, amount, False)[:2])
+
+    def payee(self, key: Address) -> Address:
+        """Who gets what a hot key has earned: its owner; itself where it is nobody's."""
+        return Address(self._read("payee", key))
+
     def transferred(self, to: Address, amount: Wei, *, ether: bool = False) -> Digest | None:
         """The hash of the same transfer that was made before and cut off; None where there was none."""
         found = self._funds_sender().resume(*self._transfer(to, amount, ether))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +17,8 @@ from proofyard.cli.wallets import unlock
 from proofyard.protocol.types import Address
 
 if TYPE_CHECKING:
-    from proofyard.chain import Wallet
-    from proofyard.protocol.commitment import Domain
+    from proofyard.chain import ChainClient, Wallet
+    from proofyard.transport import Connection, Endpoint
     from proofyard.transport.relay import Relay, RelayLimits
 
 logger = logging.getLogger("proofyard.transport")
@@ -49,13 +50,29 @@ def run(
     reservations: Annotated[
         int, typer.Option(min=1, max=4096, help="Nodes that it carries for at a time.", rich_help_panel=PEERS)
     ] = 512,
+    unreceipted_bytes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="End a connection whose ends have not signed for so many bytes, 0 for never.",
+            rich_help_panel=PEERS,
+        ),
+    ] = 0,
+    receipts: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that keeps what the ends have signed; without one it is lost with the relay.",
+            rich_help_panel=PEERS,
+        ),
+    ] = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Written, as JSON, once it serves.", rich_help_panel=PEERS)
     ] = None,
 ) -> None:
     """Carry packets between nodes until Ctrl-C. They are encrypted between the two.
 
-    It has to be reachable over UDP. Nodes name it in their setting `relays`.
+    It has to be reachable over UDP. Nodes name it in their setting `relays`. What they sign for it is shown to the
+    verifiers for whose jobs it was, some of which pay for it.
     """
     from proofyard.chain import ChainClient
     from proofyard.runtime.service import run_service
@@ -73,33 +90,62 @@ def run(
         first_block=network.from_block,
         chain_id=network.chain_id or None,
     )
-    limits = RelayLimits(bytes_s=float(bytes_s), circuit_bytes=circuit_bytes, reservations=reservations)
+    limits = RelayLimits(
+        bytes_s=float(bytes_s),
+        circuit_bytes=circuit_bytes,
+        reservations=reservations,
+        unreceipted_bytes=unreceipted_bytes,
+    )
     bound = host or (ANYWHERE if has_ipv6() else ANYWHERE_IPV4)
-    run_service(_serve(wallet, chain.domain, bound, port, limits, ready_file))
+    run_service(_serve(wallet, chain, bound, port, limits, ready_file, receipts))
 
 
 async def _serve(
-    wallet: "Wallet", network: "Domain", host: str, port: int, limits: "RelayLimits", ready_file: Path | None
+    wallet: "Wallet",
+    chain: "ChainClient",
+    host: str,
+    port: int,
+    limits: "RelayLimits",
+    ready_file: Path | None,
+    receipts: Path | None,
 ) -> None:
     from proofyard.discovery import Gossip
     from proofyard.runtime.service import write_ready
     from proofyard.transport import Endpoint
     from proofyard.transport.reach import exposure
+    from proofyard.transport.receipts import Receipts
 
-    async with Endpoint(wallet, network=network, host=host, port=port) as endpoint:
-        relay = endpoint.become_relay(limits)
+    async with Endpoint(wallet, network=chain.domain, host=host, port=port) as endpoint:
+        kept = Receipts(receipts)
+        relay = endpoint.become_relay(limits, kept)
         Gossip(endpoint).serve()
         logger.info("relay %s: %s", wallet.address, exposure(endpoint.host, endpoint.port))
         logger.info(
             'nodes use it by relays = ["%s@HOST:%s"], HOST being where they reach it', wallet.address, endpoint.port
         )
         write_ready(ready_file, wallet.address, endpoint.port)
+        showing = asyncio.create_task(kept.run(partial(_payer, chain, endpoint)))
         try:
             while True:
                 await asyncio.sleep(SAY_S)
                 _say(relay)
         finally:
             _say(relay)
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+
+
+async def _payer(chain: "ChainClient", endpoint: "Endpoint", verifier: Address) -> "Connection | None":
+    """A connection to a verifier that has carrying paid, where the Registry says that it is."""
+    from proofyard.chain.errors import ChainError
+
+    try:
+        known = await asyncio.to_thread(chain.active_verifiers)
+    except ChainError as error:
+        logger.info("the Registry does not say now who pays for what was carried: %s", error)
+        return None
+    found = next((each for each in known if each.node == verifier and each.endpoint), None)
+    return None if found is None else await endpoint.connect_to(found.endpoint, expect=verifier)
 
 
 def _say(relay: "Relay") -> None:

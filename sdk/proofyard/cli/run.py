@@ -207,6 +207,10 @@ class NodeFlags(ServiceFlags):
         bool | None,
         typer.Option("--relay/--no-relay", help="Carry for nodes that nobody reaches.", rich_help_panel=PEERS),
     ] = None
+    relay_unreceipted_bytes: Annotated[
+        int | None,
+        typer.Option(help="End what carries more than its ends have signed for, 0 for never.", rich_help_panel=PEERS),
+    ] = None
     relay_bytes_s: Annotated[
         int | None,
         typer.Option(help="Most bytes a second that it carries for others, 0 for any.", rich_help_panel=PEERS),
@@ -333,6 +337,17 @@ class VerifierFlags(ServiceFlags):
     job_tasks: Annotated[int | None, typer.Option(help="Most tasks of a job.", rich_help_panel=JOBS)] = None
     all_tasks: Annotated[
         int | None, typer.Option(help="Most tasks of all running jobs; others wait.", rich_help_panel=JOBS)
+    ] = None
+    relay_price: Annotated[
+        str | None,
+        typer.Option(help="Pay of relays for a GiB between nodes of a job, in CREDIT.", rich_help_panel=JOBS),
+    ] = None
+    relay_fee_bps: Annotated[
+        int | None,
+        typer.Option(help="Most of a job's verifier fee that relays get, in 1/10,000.", rich_help_panel=JOBS),
+    ] = None
+    relay_a_day: Annotated[
+        str | None, typer.Option(help="Most that relays get in a day, in CREDIT.", rich_help_panel=JOBS)
     ] = None
     takeover: Annotated[
         bool | None,

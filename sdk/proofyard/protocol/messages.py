@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from proofyard.protocol.capability import BLOCK_BYTES, MAX_CAPABILITY_BYTES
+from proofyard.protocol.carriage import CarriageReceipt
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.members import Membership
@@ -92,6 +93,13 @@ class Relays(msgspec.Struct, frozen=True, tag="relays"):
     """Some of them, in no order."""
 
     routes: Annotated[tuple[Route, ...], Meta(max_length=MAX_ROUTES)]
+
+
+class ShowCarriage(msgspec.Struct, frozen=True, tag="show-carriage"):
+    """A relay shows the verifier that they name what it has carried for its jobs, the last receipt of each circuit.
+    Replied to with `Acks`: which of them count for something."""
+
+    receipts: Annotated[tuple[CarriageReceipt, ...], Meta(max_length=MAX_ITEMS)]
 
 
 class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer-2"):

@@ -37,6 +37,9 @@ MAX_FLOWS = 256
 MAX_FLOWS_OF_RELAY = 96
 """The same by one relay, which could make up callers so that no other relay has a place."""
 
+STEP_BYTES = 8 << 20
+"""Bytes of a circuit, in both directions, after which this end signs again how many they are."""
+
 SILENCE_S = 1.0
 """A relay of which nothing came for so long is sent a packet of the connection with it, as often: where this end has
 another address now, the relay learns it from that alone."""
@@ -79,14 +82,20 @@ class Flow:
     address: SocketAddress
     incoming: bool
     heard_at: float
+    due: int
+    """Bytes at which `on_due` is called next."""
     pinged_at: float = 0.0
+    sent: int = 0
+    received: int = 0
 
 
 class Carrier:
-    """The flows of one endpoint. `now` is the loop's clock."""
+    """The flows of one endpoint. `now` is the loop's clock; `on_due` is told of a flow that has carried one more
+    `STEP_BYTES`."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
+        self.on_due: Callable[[SocketAddress], object] = lambda _: None
         self._count = 0
         self._flows: dict[SocketAddress, Flow] = {}
         self._by_tag: dict[bytes, Flow] = {}
@@ -102,12 +111,27 @@ class Carrier:
         self._count += 1
         address = (f"{PREFIX}{self._count >> 16 & 0xFFFF:x}:{self._count & 0xFFFF:x}", 1, 0, 0)
         flow = self._flows[address] = self._by_tag[tag] = Flow(
-            outer, tag, head_of(tag), address, incoming, heard_at=self._now()
+            outer, tag, head_of(tag), address, incoming, heard_at=self._now(), due=STEP_BYTES
         )
         return flow.address
 
     def knows(self, address: SocketAddress) -> bool:
         return address in self._flows
+
+    def counted(self, address: SocketAddress) -> tuple[int, int]:
+        """Bytes that were sent into a flow, and that came by it, tags included."""
+        flow = self._flows.get(address)
+        return (flow.sent, flow.received) if flow is not None else (0, 0)
+
+    def tag_at(self, address: SocketAddress) -> bytes:
+        """The tag of a flow; empty where there is none."""
+        flow = self._flows.get(address)
+        return flow.tag if flow is not None else b""
+
+    def address_of(self, outer: Outer, tag: bytes) -> SocketAddress | None:
+        """What stands for the other end of a relay's flow."""
+        flow = self._by_tag.get(tag)
+        return flow.address if flow is not None and flow.outer is outer else None
 
     def release(self, address: SocketAddress) -> tuple[Outer, bytes] | None:
         """Forget a flow: its relay connection and tag, if there was one. Idempotent."""
@@ -133,6 +157,8 @@ class Carrier:
         if now - max(flow.heard_at, flow.pinged_at) > SILENCE_S:
             flow.pinged_at = now
             flow.outer.ping()
+        flow.sent += HEAD_BYTES + len(packet)
+        self._look(flow)
         return flow.head + packet, flow.outer.address
 
     def unwrap(self, tag: bytes, datagram: bytes, address: SocketAddress) -> tuple[Datagram, bool] | None:
@@ -142,4 +168,11 @@ class Carrier:
         if flow is None or address != flow.outer.address:
             return None
         flow.heard_at = self._now()
+        flow.received += len(datagram)
+        self._look(flow)
         return (datagram[HEAD_BYTES:], flow.address), flow.incoming
+
+    def _look(self, flow: Flow) -> None:
+        if flow.sent + flow.received >= flow.due:
+            flow.due += STEP_BYTES
+            self.on_due(flow.address)

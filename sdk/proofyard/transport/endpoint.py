@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 import msgspec
 from aioquic.tls import SessionTicket
 
+from proofyard.protocol.carriage import NOBODY
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.routes import Route, best_first
 from proofyard.protocol.types import Address
@@ -48,7 +49,8 @@ from proofyard.transport.places import Caller, Places
 from proofyard.transport.quic import KEEP_ALIVE, Credentials
 from proofyard.transport.reach import ANYWHERE, ANYWHERE_IPV4, split_endpoint
 from proofyard.transport.reachability import Reachability, examine
-from proofyard.transport.relay import Relay, RelayLimits, Reserve, Through
+from proofyard.transport.receipts import Receipts
+from proofyard.transport.relay import Receipted, Relay, RelayLimits, Reserve, Through
 from proofyard.transport.resumption import Ticket, Tickets
 from proofyard.transport.switchboard import REFUSED, Switchboard
 from proofyard.transport.udp import Datagram, SocketAddress
@@ -118,6 +120,8 @@ class Endpoint:
         self.on_connected: list[Callable[[Connection], object]] = []
         """Called with every connection once it is authenticated, in either direction."""
         self.on_disconnected: list[Callable[[Connection], object]] = []
+        self.payer: Callable[[], Address] = lambda: NOBODY
+        """The verifier for whose jobs this peer asks relays to carry, where nobody says."""
         self._admit = admit
         self._handlers = Handlers()
         self._credentials = Credentials.fresh()
@@ -244,16 +248,24 @@ class Endpoint:
         return await self.connect(host, port, expect=expect)
 
     async def connect_by(
-        self, routes: Iterable[Route], *, expect: Address, timeout: float = HANDSHAKE_SECONDS
+        self,
+        routes: Iterable[Route],
+        *,
+        expect: Address,
+        timeout: float = HANDSHAKE_SECONDS,
+        payer: Address | None = None,
     ) -> Connection:
         """The same by the first of several routes that answers, the better ones with a head start. One by a relay goes
-        on directly as soon as that works. Raises as `connect`, for the route that failed last."""
+        on directly as soon as that works; `payer` is the verifier for whose job it is, the usual one where nobody says.
+        Raises as `connect`, for the route that failed last."""
         if expect in self._connections:
             return self._connections[expect]
         key = ("", 0, expect)
         dial = self._dialling.get(key)
         if dial is None:
-            dial = self._dialling[key] = asyncio.create_task(self._ways.first(best_first(routes), expect, timeout))
+            dial = self._dialling[key] = asyncio.create_task(
+                self._ways.first(best_first(routes), expect, timeout, payer or self.payer())
+            )
             dial.add_done_callback(lambda task: self._dialled(key, task))
         return await asyncio.shield(dial)
 
@@ -270,9 +282,10 @@ class Endpoint:
         """The relays that this peer can be reached through now."""
         return self._ways.relays()
 
-    def become_relay(self, limits: RelayLimits | None = None) -> Relay:
-        """Carry packets for others from now on."""
-        self._relay = Relay(limits)
+    def become_relay(self, limits: RelayLimits | None = None, receipts: Receipts | None = None) -> Relay:
+        """Carry packets for others from now on; `receipts` keeps what they sign for it."""
+        self._relay = Relay(self.address, self.network, limits, receipts)
+        self.on(Receipted, self._relay.receipted)
         self.on(Reserve, self._relay.reserve)
         self.on(Through, self._relay.through)
         self.on_disconnected.append(self._relay.left)

@@ -8,24 +8,32 @@
                            ->    Opened
                                  Opened(flow)        ->
     tagged datagrams      <->                       <->       tagged datagrams
+    Receipted              ->                       <-        Receipted
 
 It carries to wallets that hold a reservation and to nobody else, between the two addresses that connections with proved
 wallets have come from: it sends to no address that somebody names, and never more than it got. What it carries is a
 QUIC connection between the two, which it can delay and drop but neither read nor change. What it gives is bounded:
 reservations and circuits in all, by subnet, host and wallet; bytes and time of a circuit; and where its rate is limited
-every caller's host has an equal share of it.
+every caller's host has an equal share of it. Both ends sign again and again how much has been carried for them; what
+they have signed last is kept (`receipts`), and a circuit for which nobody signs may be ended.
 """
 
 import asyncio
 import logging
+import os
+import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
 
+from proofyard.protocol.carriage import NOBODY, CarriageReceipt, Circuit, Counted
 from proofyard.protocol.codec import Key
-from proofyard.protocol.types import Address
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.signature import signed_by
+from proofyard.protocol.types import Address, Digest
 from proofyard.transport import stun
 from proofyard.transport.carried import HEAD_BYTES, Tag, head_of, is_carried, new_tag
 from proofyard.transport.connection import Connection
@@ -34,6 +42,7 @@ from proofyard.transport.frames import Body
 from proofyard.transport.guard import Allowance, host_key
 from proofyard.transport.link import Link
 from proofyard.transport.places import Caller, Places
+from proofyard.transport.receipts import Receipts
 from proofyard.transport.udp import Datagram, SocketAddress
 
 logger = logging.getLogger("proofyard.transport")
@@ -46,6 +55,12 @@ PATIENCE_S = 60.0
 
 ACTIVE_S = 1.0
 """Who was carried for within this time has a share of the rate."""
+
+RECEIPTS_PER_S, RECEIPTS_AT_ONCE = 50.0, 100.0
+"""Signatures of one end of a circuit: each takes a tenth of a millisecond."""
+
+ENDED = 512
+"""Ends of circuits that are over and may still be signed for."""
 
 SHARE_BURST_S = 0.25
 USERS = 1024
@@ -68,22 +83,35 @@ class Reserved(msgspec.Struct, frozen=True, tag="relay-reserved"):
 
 
 class Through(msgspec.Struct, frozen=True, tag="relay-through"):
-    """A caller asks for a circuit to `peer`. Replied to with `Opened`."""
+    """A caller asks for a circuit to `peer`. `payer`: the verifier for whose job that is, if any. Replied to with
+    `Opened`."""
 
     peer: Key
+    payer: Key = NOBODY
 
 
 class Coming(msgspec.Struct, frozen=True, tag="relay-coming"):
-    """A relay tells a host that `peer` will be at the other end of `flow`. Replied to with `Opened`."""
+    """A relay tells a host that `peer` will be at the other end of `flow`. `circuit`: what both ends sign for, absent
+    where the relay keeps no receipts. Replied to with `Opened`."""
 
     flow: Tag
     peer: Key
+    circuit: Circuit | None = None
 
 
 class Opened(msgspec.Struct, frozen=True, tag="relay-opened"):
-    """The tag that goes before each packet, in either direction."""
+    """The tag that goes before each packet, in either direction. `circuit`: as in `Coming`, for the caller."""
 
     flow: Tag
+    circuit: Circuit | None = None
+
+
+class Receipted(msgspec.Struct, frozen=True, tag="relay-receipted"):
+    """An end's signature for the bytes that it has sent into a flow and that have come to it. Replied to with
+    `Opened`."""
+
+    flow: Tag
+    counted: Counted
 
 
 class HangUp(msgspec.Struct, frozen=True, tag="relay-hang-up"):
@@ -96,7 +124,8 @@ class HangUp(msgspec.Struct, frozen=True, tag="relay-hang-up"):
 
 @dataclass(frozen=True)
 class RelayLimits:
-    """`bytes_s`: what is carried in a second, for all together, 0 for no limit. The others say whose they are."""
+    """`bytes_s`: what is carried in a second, for all together, 0 for no limit. `unreceipted_bytes`: of one circuit
+    before its ends have signed for them, 0 for no limit; ends sign after 8 MiB. The others say whose they are."""
 
     reservations: int = 512
     reservations_of_subnet: int = 128
@@ -108,6 +137,7 @@ class RelayLimits:
     circuit_s: float = 7200.0
     idle_s: float = 60.0
     bytes_s: float = 0.0
+    unreceipted_bytes: int = 0
 
 
 class Shares:
@@ -142,7 +172,9 @@ class _Circuit:
     user: str
     begun: float
     used: float
+    about: Circuit
     carried: int = 0
+    receipted: int = 0
 
 
 @dataclass(eq=False)
@@ -152,18 +184,25 @@ class _Leg:
     end: Connection
     tag: bytes
     head: bytes
+    receipts: Allowance
+    counted: Counted | None = None
 
     @classmethod
     def to(cls, end: Connection) -> "_Leg":
         tag = new_tag()
-        return cls(end, tag, head_of(tag))
+        return cls(end, tag, head_of(tag), Allowance(RECEIPTS_PER_S, RECEIPTS_AT_ONCE))
 
 
 class Relay:
-    """The relay of one endpoint; `carried_bytes` is what it has carried in all."""
+    """The relay of the peer `address` in a network; `carried_bytes` is what it has carried in all. `receipts`: where
+    what ends have signed is kept, without which they are not asked."""
 
-    def __init__(self, limits: RelayLimits | None = None) -> None:
+    def __init__(
+        self, address: Address, network: Domain, limits: RelayLimits | None = None, receipts: Receipts | None = None
+    ) -> None:
         self.limits = limits or RelayLimits()
+        self.receipts = receipts
+        self._address, self._network = address, network
         self.carried_bytes = 0
         self.circuits_opened = 0
         self._shares = Shares(self.limits.bytes_s)
@@ -177,6 +216,8 @@ class Relay:
         self._hosts: dict[Address, Connection] = {}
         self._legs: dict[bytes, tuple[_Circuit, _Leg, _Leg]] = {}
         """By the tag of what an end sends: its leg, and the one that it goes on by."""
+        self._ended: OrderedDict[bytes, tuple[_Circuit, _Leg, _Leg]] = OrderedDict()
+        """Those of late: ends sign once more when a circuit is over."""
 
     @property
     def reservations(self) -> int:
@@ -219,10 +260,19 @@ class Relay:
         ):
             raise RequestFailed("busy", "this relay carries as much as it may, in all or for you; ask another one")
         caller, called, now = _Leg.to(connection), _Leg.to(host), _now()
-        circuit = _Circuit(caller, called, user, now, now)
+        about = Circuit(
+            relay=self._address,
+            circuit=Digest(os.urandom(32)),
+            caller=connection.peer,
+            host=host.peer,
+            payer=message.payer,
+            begun=int(time.time()),
+        )
+        circuit = _Circuit(caller, called, user, now, now, about)
+        told = about if self.receipts is not None else None
         self._legs |= {caller.tag: (circuit, caller, called), called.tag: (circuit, called, caller)}
         try:
-            await host.request(Coming(called.tag, connection.peer), reply=Opened, timeout=COMING_S)
+            await host.request(Coming(called.tag, connection.peer, told), reply=Opened, timeout=COMING_S)
         except TransportError as error:
             self._drop(circuit)
             raise RequestFailed("failed", f"{message.peer} does not answer this relay: {error}") from None
@@ -230,7 +280,28 @@ class Relay:
             self._drop(circuit)
             raise
         self.circuits_opened += 1
-        return Opened(caller.tag)
+        return Opened(caller.tag, told)
+
+    async def receipted(self, connection: Connection, message: Receipted, _body: Body) -> Opened:
+        """An end has signed; what it signed last counts."""
+        found = self._legs.get(message.flow) or self._ended.get(message.flow)
+        if found is None or found[1].end is not connection or self.receipts is None:
+            raise RequestFailed("failed", "nothing is carried here under this tag, or no receipts are kept")
+        circuit, leg, _ = found
+        if not leg.receipts.take(_now()):
+            raise RequestFailed("busy", "receipts come too often")
+        said, before = message.counted, leg.counted
+        if before is not None and (said.sent < before.sent or said.received < before.received):
+            raise RequestFailed("bad-request", "a receipt for less than the one before")
+        digest = circuit.about.digest(self._network, connection.peer, said.sent, said.received)
+        if not signed_by(digest, said.signature, connection.peer):
+            raise RequestFailed("bad-request", f"a receipt that {connection.peer} has not signed")
+        leg.counted = said
+        if circuit.caller.counted is not None and circuit.host.counted is not None:
+            receipt = CarriageReceipt(circuit.about, circuit.caller.counted, circuit.host.counted)
+            circuit.receipted = receipt.carried
+            self.receipts.note(receipt)
+        return Opened(message.flow)
 
     async def hang_up(self, connection: Connection, message: HangUp, _body: Body) -> Opened:
         found = self._legs.get(message.flow)
@@ -251,10 +322,14 @@ class Relay:
         if target is None or address != leg.end.link.proved_address:
             return None
         size, now = len(datagram), _now()
+        unsigned = self.limits.unreceipted_bytes if self.receipts is not None else 0
         circuit.used = now
         circuit.carried += size
         if circuit.carried > self.limits.circuit_bytes or now - circuit.begun > self.limits.circuit_s:
             self._end(circuit, "the circuit has carried all that it may; open another one")
+            return None
+        if unsigned and circuit.carried - circuit.receipted > unsigned:
+            self._end(circuit, "its ends have not signed for what was carried")
             return None
         if not self._shares.take(circuit.user, size, now):
             return None
@@ -292,7 +367,11 @@ class Relay:
 
     def _drop(self, circuit: _Circuit) -> None:
         for leg in (circuit.caller, circuit.host):
-            self._legs.pop(leg.tag, None)
+            found = self._legs.pop(leg.tag, None)
+            if found is not None and self.receipts is not None:
+                self._ended[leg.tag] = found
+        while len(self._ended) > ENDED:
+            self._ended.popitem(last=False)
 
     def _circuits(self) -> set[_Circuit]:
         return {circuit for circuit, _, _ in self._legs.values()}

@@ -6,23 +6,26 @@ turns relayed connections into direct ones.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from proofyard.protocol.carriage import NOBODY, Circuit, Counted
+from proofyard.protocol.commitment import Domain
 from proofyard.protocol.routes import Route
 from proofyard.protocol.types import Address
 from proofyard.transport.carried import Carrier, is_carried
 from proofyard.transport.connection import Answer, Connection
 from proofyard.transport.errors import PeerUnreachable, RequestFailed, TransportError
 from proofyard.transport.frames import Body
-from proofyard.transport.handshake import HANDSHAKE_SECONDS
+from proofyard.transport.handshake import HANDSHAKE_SECONDS, Identity
 from proofyard.transport.link import Link
 from proofyard.transport.prediction import Standing, stand
 from proofyard.transport.punching import Go, Meet, Met, Puncher, upgrade
 from proofyard.transport.quic import OVERLAP_S
 from proofyard.transport.reachability import DialBack, Observe, Observer
-from proofyard.transport.relay import Coming, HangUp, Opened, Relay, Reserve, Reserved, Through
+from proofyard.transport.relay import Coming, HangUp, Opened, Receipted, Relay, Reserve, Reserved, Through
 from proofyard.transport.udp import SocketAddress
 
 logger = logging.getLogger("proofyard.transport")
@@ -44,6 +47,12 @@ AGAIN_PAUSE_S = 10.0
 AGAIN, AGAIN_S = 10, 0.2
 """Looks for a peer by way of a relay, where the direct path to it is gone, and between them."""
 
+LEAST_SIGNED = 64 << 10
+"""A circuit that has carried fewer bytes is not signed for: it has only introduced its ends."""
+
+CLOCKS_S = 3600
+"""How far a relay's clock may be from this one's."""
+
 ARRIVAL_S = 10.0
 """How long a caller that a relay has announced is waited for."""
 
@@ -53,6 +62,8 @@ class Home(Protocol):
 
     host: str
     port: int
+    identity: Identity
+    network: Domain
 
     @property
     def carrier(self) -> Carrier: ...
@@ -88,6 +99,10 @@ class Ways:
         self._reserved: dict[Connection, Route] = {}
         self._outer: dict[SocketAddress, Connection] = {}
         """The connections to the relays that carry to these addresses."""
+        self._circuits: dict[SocketAddress, Circuit] = {}
+        """What is signed for, by what stands for the other end."""
+        self._payers: dict[Address, Address] = {}
+        """For whose jobs peers were reached by a relay."""
         self._silent: dict[tuple[str, int], float] = {}
         self._punched: dict[Connection, Route] = {}
         """By which relay they were met."""
@@ -96,6 +111,7 @@ class Ways:
         """The endpoint is bound."""
         home = self._home
         self._puncher = Puncher(home.host, home.port)
+        home.carrier.on_due = self._sign_for
         observer = Observer(home.certificate_at)
         home.on(Observe, observer.observe)
         home.on(DialBack, observer.dial_back)
@@ -106,14 +122,17 @@ class Ways:
 
     # Towards others
 
-    async def first(self, routes: Sequence[Route], expect: Address, timeout: float) -> Connection:
-        """A connection by whichever route answers first. Raises what the last one failed with."""
+    async def first(
+        self, routes: Sequence[Route], expect: Address, timeout: float, payer: Address = NOBODY
+    ) -> Connection:
+        """A connection by whichever route answers first, for a job of the verifier `payer`. Raises what the last one
+        failed with."""
         waiting, asked = list(routes), set[asyncio.Task[Connection]]()
         failure: BaseException = PeerUnreachable(expect, 0, "no route to it is known")
         try:
             while waiting or asked:
                 if waiting:
-                    asked.add(asyncio.create_task(self._by(waiting.pop(0), expect, timeout)))
+                    asked.add(asyncio.create_task(self._by(waiting.pop(0), expect, timeout, payer)))
                 done, _ = await asyncio.wait(asked, timeout=_head_start(waiting), return_when=asyncio.FIRST_COMPLETED)
                 asked -= done
                 for task in done:
@@ -127,28 +146,32 @@ class Ways:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
 
-    async def _by(self, route: Route, expect: Address, timeout: float) -> Connection:
+    async def _by(self, route: Route, expect: Address, timeout: float, payer: Address) -> Connection:
         if route.kind != "relayed":
             return await self._home.dial(route.host, route.port, expect, timeout)
-        address = await self._through(route, expect, timeout)
+        address = await self._through(route, expect, timeout, payer)
         try:
             connection = await self._home.dial(route.host, route.port, expect, timeout, carried=address)
         except BaseException:
             self._let_go(address)
             raise
         logger.info("reached %s by the relay %s", expect, route.relay)
+        self._payers[expect] = payer
         self._home.spawn(self._upgrade(connection, route))
         return connection
 
-    async def _through(self, route: Route, peer: Address, timeout: float) -> SocketAddress:
+    async def _through(self, route: Route, peer: Address, timeout: float, payer: Address) -> SocketAddress:
         """What stands for a peer that a relay carries to."""
         relay = await self._relay_at(route, timeout)
-        opened = await relay.request(Through(peer), reply=Opened, timeout=timeout)
+        opened = await relay.request(Through(peer, payer), reply=Opened, timeout=timeout)
         address = self._home.carrier.open(relay.link, opened.flow, incoming=False)
         if address is None:
             relay.tell(HangUp(opened.flow), reply=Opened)
             raise RequestFailed("busy", "too many connections go by relays already")
         self._outer[address] = relay
+        own, about = self._home.identity.address, opened.circuit
+        if about is not None and (about.caller, about.host, about.payer) == (own, peer, payer):
+            self._will_sign(address, relay, about)
         return address
 
     async def _relay_at(self, route: Route, timeout: float) -> Connection:
@@ -190,7 +213,8 @@ class Ways:
         """By the relay, with all that is under way, and from there directly."""
         link = connection.link
         try:
-            address = await self._through(route, connection.peer, RESERVE_S)
+            payer = self._payers.get(connection.peer, NOBODY)
+            address = await self._through(route, connection.peer, RESERVE_S, payer)
         except TransportError as error:
             logger.info("%s is not met again: %s", connection.peer, error)
             if not link.closed.is_set():
@@ -227,6 +251,9 @@ class Ways:
         if address is None:
             raise RequestFailed("busy", "too many connections go by relays already")
         self._outer[address] = connection
+        about = message.circuit
+        if about is not None and (about.caller, about.host) == (message.peer, self._home.identity.address):
+            self._will_sign(address, connection, about)
         self._home.spawn(self._forget_unless_used(address))
         return Opened(message.flow)
 
@@ -238,8 +265,12 @@ class Ways:
 
     async def _hung_up(self, connection: Connection, message: HangUp, body: Body) -> Opened:
         if message.by_relay:
+            known = self._home.carrier.address_of(connection.link, message.flow)
+            if known is not None:
+                self._sign_for(known)
             for address in self._home.hang_up(connection.link, message.flow, message.reason):
                 self._outer.pop(address, None)
+                self._circuits.pop(address, None)
         elif self._home.relay is not None:
             return await self._home.relay.hang_up(connection, message, body)
         return Opened(message.flow)
@@ -258,6 +289,23 @@ class Ways:
         dialled = [each for each in self._home.connections.values() if each.is_client and each.way == "direct"]
         return await stand(relay, dialled, self._home.port)
 
+    # What relays carry
+
+    def _will_sign(self, address: SocketAddress, relay: Connection, about: Circuit) -> None:
+        """Sign for what goes by this address: for the relay that carries it, since a moment ago."""
+        if about.relay == relay.peer and abs(about.begun - time.time()) < CLOCKS_S:
+            self._circuits[address] = about
+
+    def _sign_for(self, address: SocketAddress) -> None:
+        """Tell a relay what it has carried until now."""
+        about, relay = self._circuits.get(address), self._outer.get(address)
+        sent, received = self._home.carrier.counted(address)
+        if about is None or relay is None or relay.closed.is_set() or sent + received < LEAST_SIGNED:
+            return
+        identity, flow = self._home.identity, self._home.carrier.tag_at(address)
+        digest = about.digest(self._home.network, identity.address, sent, received)
+        relay.tell(Receipted(flow, Counted(sent, received, identity.sign_digest(digest))), reply=Opened)
+
     # Ends
 
     def closed(self, link: Link) -> None:
@@ -267,13 +315,18 @@ class Ways:
             self._puncher.forget(connection)
             self._reserved.pop(connection, None)
             self._punched.pop(connection, None)
+            if self._home.connections.get(connection.peer) is connection:
+                self._payers.pop(connection.peer, None)
             self._outer = {address: each for address, each in self._outer.items() if each is not connection}
+            self._circuits = {address: each for address, each in self._circuits.items() if address in self._outer}
         for address in {link.remote, link.address}:
             if is_carried(address[0]):
                 self._let_go(address)
 
     def _let_go(self, address: SocketAddress) -> None:
         """Nothing goes by this address any more."""
+        self._sign_for(address)
+        self._circuits.pop(address, None)
         outer = self._outer.pop(address, None)
         flow = self._home.carrier.release(address)
         if flow is not None and outer is not None and not outer.closed.is_set():

@@ -35,6 +35,7 @@ from proofyard.verifier import leading, looking, marks, peers, sending
 from proofyard.verifier.api.serving import StatusApi, is_loopback
 from proofyard.verifier.api.telling import Teller
 from proofyard.verifier.api.wire import Begin
+from proofyard.verifier.carriage import Carriers
 from proofyard.verifier.context import Context
 from proofyard.verifier.cosigning import CoSigner
 from proofyard.verifier.desk import Desk
@@ -156,6 +157,7 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
         desk = Desk(context)
         CoSigner(context)
         StateDesk(context)
+        carriers = Carriers(context)
         endpoint.on_disconnected.append(desk.left)
         watch = Watch(context, metrics)
         metrics.describe(version(), wallet.address, chain.registry, chain.court, chain.chain_id)
@@ -181,6 +183,7 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
                     look_after_store(context),
                     answer_receipts(context),
                     do_duties(context),
+                    carriers.run(),
                     watch.run(),
                     desk.proofs.run(),
                     watch_sizes(context),

@@ -39,6 +39,9 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `least_fee_bps`: a job's verifier fee is at least so much of what its gas costs at the present price, in 1/10,000,
     each wei of it at `token_per_ether` base units; 0 takes every fee. `job_tasks`: no job of more tasks is taken;
     `all_tasks`: a job waits while it and the running ones have more.
+    `relay_price`: what relays are paid for a GiB that they carried between nodes of this verifier's jobs, in CREDIT,
+    such as "0.01"; nothing if empty. `relay_fee_bps`: at most so much of a job's verifier fee, in 1/10,000;
+    `relay_a_day`: at most so much in a day, in CREDIT, for all jobs.
     `takeover`: take over batches that other verifiers leave unsettled.
     `blind`: on a local test network only, find every audited answer right, so that disputes have something to find.
     """
@@ -76,6 +79,9 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     token_per_ether: Amount = TOKEN_PER_ETHER
     job_tasks: Most = USUAL_TASKS
     all_tasks: Most = 4 * USUAL_TASKS
+    relay_price: str = ""
+    relay_fee_bps: Share = 1000
+    relay_a_day: str = "1"
     takeover: bool = True
     keep_s: Seconds = 30 * 24 * 3600.0
     cache_bytes: Amount = 16 << 30

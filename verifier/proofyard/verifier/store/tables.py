@@ -192,6 +192,20 @@ class Claim(_Own, table=True):
     process: str = Field(index=True, sa_type=Text)
 
 
+class Carried(_Own, table=True):
+    """What a relay has shown on one day of one circuit between nodes of a job: bytes that were new, and what is owed
+    for them in base units, as a decimal string. `payment`: which of the relay's it is paid with, 0 for none yet."""
+
+    relay: str = Field(primary_key=True, sa_type=Text)
+    circuit: bytes = Field(primary_key=True)
+    day: int = Field(primary_key=True, index=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    job: int = Field(index=True, sa_type=BigInteger)
+    bytes: int = Field(default=0, sa_type=BigInteger)
+    amount: str = Field(default="0", sa_type=Text)
+    payment: int = Field(default=0, index=True, sa_type=BigInteger)
+    paid: bool = False
+
+
 class Transaction(_Own, table=True):
     """A transaction of this verifier's wallet: written before it is sent, kept with its outcome.
 
