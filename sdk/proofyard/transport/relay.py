@@ -283,7 +283,7 @@ class Relay:
         return Opened(caller.tag, told)
 
     async def receipted(self, connection: Connection, message: Receipted, _body: Body) -> Opened:
-        """An end has signed; what it signed last counts."""
+        """An end has signed. The most that it has signed for counts: a later message may come first."""
         found = self._legs.get(message.flow) or self._ended.get(message.flow)
         if found is None or found[1].end is not connection or self.receipts is None:
             raise RequestFailed("failed", "nothing is carried here under this tag, or no receipts are kept")
@@ -292,7 +292,7 @@ class Relay:
             raise RequestFailed("busy", "receipts come too often")
         said, before = message.counted, leg.counted
         if before is not None and (said.sent < before.sent or said.received < before.received):
-            raise RequestFailed("bad-request", "a receipt for less than the one before")
+            return Opened(message.flow)
         digest = circuit.about.digest(self._network, connection.peer, said.sent, said.received)
         if not signed_by(digest, said.signature, connection.peer):
             raise RequestFailed("bad-request", f"a receipt that {connection.peer} has not signed")
