@@ -3,11 +3,13 @@
 import asyncio
 import os
 import time
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from eth_account.messages import encode_typed_data
 
+from proofyard.cli.relay import payer_of
 from proofyard.protocol.carriage import (
     CARRIAGE_TYPE,
     NOBODY,
@@ -265,3 +267,12 @@ async def test_a_payer_is_shown_what_has_come_since(peer, receipts, receipt_of):
     receipts.note(receipt_of())
     await receipts.show(connect)
     assert len(shown) == 2
+
+
+async def test_a_relay_without_a_stake_finds_who_pays_in_the_registry(peer, new_identity):
+    relay, verifier = await peer(), await peer()
+    known = [SimpleNamespace(node=verifier.address, endpoint=f"127.0.0.1:{verifier.port}")]
+    chain = SimpleNamespace(active_verifiers=lambda: known)
+    connection = await payer_of(chain, relay, verifier.address)
+    assert connection.peer == verifier.address
+    assert await payer_of(chain, relay, new_identity().address) is None

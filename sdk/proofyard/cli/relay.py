@@ -124,7 +124,7 @@ async def _serve(
             'nodes use it by relays = ["%s@HOST:%s"], HOST being where they reach it', wallet.address, endpoint.port
         )
         write_ready(ready_file, wallet.address, endpoint.port)
-        showing = asyncio.create_task(kept.run(partial(_payer, chain, endpoint)))
+        showing = asyncio.create_task(kept.run(partial(payer_of, chain, endpoint)))
         try:
             while True:
                 await asyncio.sleep(SAY_S)
@@ -135,7 +135,7 @@ async def _serve(
             await asyncio.gather(showing, return_exceptions=True)
 
 
-async def _payer(chain: "ChainClient", endpoint: "Endpoint", verifier: Address) -> "Connection | None":
+async def payer_of(chain: "ChainClient", endpoint: "Endpoint", verifier: Address) -> "Connection | None":
     """A connection to a verifier that has carrying paid, where the Registry says that it is."""
     from proofyard.chain.errors import ChainError
 
