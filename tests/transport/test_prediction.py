@@ -110,6 +110,15 @@ async def test_ports_that_others_see_one_at_show_the_rule_too(peer, sees, monkey
     dialled = [await sees(client, "198.51.100.7", port) for port in (40_000, 40_001, 40_002)]
     found = await stand(dialled[2], dialled, client.port)
     assert (found.seen, found.symmetric, found.take()[:2]) == (("198.51.100.7", 40_002), True, (40_003, 40_004))
+    few = [await sees(client, "198.51.100.7", port) for port in (40_000, 40_007)]
+    assert (await stand(few[0], few, client.port)).take() == ()
+
+    async def one(*_, **__):
+        return [40_002]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("proofyard.transport.prediction.given_ports", one)
+        assert (await stand(few[0], few, client.port)).take()[0] == 40_003
     same = [await sees(client, "198.51.100.7", 40_000) for _ in range(2)]
     assert await stand(same[0], same, client.port) == Standing(("198.51.100.7", 40_000))
     elsewhere = [await sees(client, "203.0.113.5", 1), await sees(client, "2001:db8::7", 2)]

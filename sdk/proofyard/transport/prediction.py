@@ -86,7 +86,7 @@ async def stand(relay: Connection, others: Sequence[Connection], port: int) -> S
     if len(set(ports)) < 2:
         return Standing(where)
     given = await given_ports(relay.remote, where[0], parity=port % 2)
-    return Standing(where, True, predict(given) or predict(ports))
+    return Standing(where, True, predict(given) or predict(ports) or predict([*ports, *given]))
 
 
 async def given_ports(relay: tuple[str, int], public: str, *, parity: int) -> list[int]:
