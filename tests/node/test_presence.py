@@ -225,14 +225,14 @@ async def test_a_peer_that_does_not_answer_holds_no_fetch_up(tmp_path: Any, monk
             serve_blocks(endpoint, stores[endpoint], on_sent=lambda _, size, sizes=sizes: sizes.append(size))
         ended, dial = asyncio.Event(), Endpoint.connect_by
 
-        async def connect_by(self: Endpoint, routes: Any, *, expect: Any) -> Any:
+        async def connect_by(self: Endpoint, routes: Any, *, expect: Any, payer: Any) -> Any:
             if expect == maker.address and who != "maker":
                 await asyncio.sleep(0.5)
             if expect == maker.address and who == "nobody":
                 raise ConnectionLost("127.0.0.1:9", "no answer")
             if expect == idle.address and who == "maker":
                 await ended.wait()
-            return await dial(self, routes, expect=expect)
+            return await dial(self, routes, expect=expect, payer=payer)
 
         monkeypatch.setattr(Endpoint, "connect_by", connect_by)
         store = BlockStore(tmp_path / "node")
