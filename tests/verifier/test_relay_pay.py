@@ -1,7 +1,9 @@
 """What a verifier pays relays for carrying between the nodes of its jobs, and whom it does not."""
 
+import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +18,10 @@ from proofyard.protocol.carriage import CarriageReceipt, Circuit, Counted
 from proofyard.protocol.codec import encode
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import ShowCarriage
+from proofyard.protocol.routes import Route
 from proofyard.protocol.types import Address, Cid, Digest, JobId, TaskIndex, Wei
-from proofyard.transport import RequestFailed
+from proofyard.transport import Endpoint, RequestFailed, punching
+from proofyard.transport.receipts import Receipts
 from proofyard.verifier import carriage
 from proofyard.verifier.carriage import DAY_S, GIB, Carriers
 from proofyard.verifier.engine.rows import Job, Task, Work
@@ -261,6 +265,49 @@ async def test_a_verifier_without_a_price_says_so(tmp_path: Any) -> None:
     scene = Scene(tmp_path, relay_price="")
     assert await scene.show(scene.receipt(GIB)) == ["this verifier pays no relays"]
     assert await scene.owed() == 0
+
+
+class Ask(msgspec.Struct, frozen=True, tag="ask-relayed"):
+    size: int
+
+
+class Told(msgspec.Struct, frozen=True, tag="told-relayed"):
+    pass
+
+
+async def test_a_real_relay_is_owed_for_what_real_nodes_had_it_carry(scene: Scene, monkeypatch: Any) -> None:
+    monkeypatch.setattr(punching, "RETRIES_S", ())
+    size, payer = 5_000_000, scene.verifier.wallet.address
+
+    async def answer(_connection: Any, message: Ask, _body: Any) -> tuple[Told, bytes]:
+        return Told(), bytes(message.size)
+
+    async with AsyncExitStack() as stack:
+        wallets = (scene.verifier.wallet, scene.relay, scene.host, scene.caller)
+        starting = (stack.enter_async_context(Endpoint(each, network=DOMAIN, host="127.0.0.1")) for each in wallets)
+        verifier, relay, host, caller = [await each for each in starting]
+        verifier.on(ShowCarriage, scene.carriers.show)
+        receipts = Receipts()
+        service = relay.become_relay(receipts=receipts)
+        host.on(Ask, answer)
+        way = Route("relayed", "127.0.0.1", relay.port, relay.address)
+        await host.reserve(way)
+        connection = await caller.connect_by([way], expect=host.address, payer=payer)
+        async with connection.exchange(Ask(size), reply=Told) as reply:
+            assert len(await reply.body.read_all(size)) == size
+        await connection.close()
+        async with asyncio.timeout(30):
+            while receipts.to_show().get(payer, [None])[0] is None or receipts.to_show()[payer][0].carried < size:
+                await asyncio.sleep(0.01)
+        (receipt,) = receipts.to_show()[payer]
+
+        async def connect(_payer: Address) -> Any:
+            return await relay.connect("127.0.0.1", verifier.port)
+
+        await receipts.show(connect)
+        assert not receipts.to_show()
+    assert size < receipt.carried <= service.carried_bytes
+    assert await scene.owed() == receipt.carried * CREDIT // GIB
 
 
 async def test_the_transfer_arrives_on_a_real_chain(anvil: Anvil) -> None:
