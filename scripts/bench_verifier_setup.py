@@ -120,7 +120,7 @@ class BenchNetwork:
         self.verifier_wallet, port = Wallet.generate(), free_udp_port()
         self.anvil.fund(self.verifier_wallet.address, 10_000)
         owner = self._owner(STAKE)
-        owner.register_verifier(self.verifier_wallet, STAKE, f"127.0.0.1:{port}")
+        self._operator = owner.register_verifier(self.verifier_wallet, STAKE, f"127.0.0.1:{port}")
         self.keys = [self._register_node() for _ in range(self._nodes)]
         requester = Wallet.generate()
         self._fund(requester, Wei(10_000_000 * CREDIT))
@@ -237,8 +237,7 @@ class BenchNetwork:
         self._by_the_clock()
         return jobs
 
-    @staticmethod
-    def _terms(tasks: int, manifest: Any) -> JobTerms:
+    def _terms(self, tasks: int, manifest: Any) -> JobTerms:
         return JobTerms(
             manifest=manifest,
             units=tasks,
@@ -249,6 +248,7 @@ class BenchNetwork:
             segments_per_audit=1,
             deadline=int(time.time()) + 24 * 3600,
             workload=workload_bit("lora"),
+            verifier=self._operator,
         )
 
     def wait_paid(self, jobs: Sequence[JobId], seconds: float) -> None:

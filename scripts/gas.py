@@ -9,6 +9,7 @@ Intrinsic and calldata gas are included. The network has 5 verifiers and 16 node
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from proofyard.chain import Anvil, ChainClient, Court, JobTerms, Step, Wallet, claim_of, deploy_network, sign_commitment
@@ -30,6 +31,7 @@ LIMITS = {
     "register_verifier": 500_000,
     "open_job": 160_000,
     "open_job_permit": 185_000,
+    "open_job_for": 195_000,
     "claim_first": 85_000,
     "claim_later": 64_000,
     "finalize": 130_000,
@@ -43,7 +45,8 @@ LIMITS = {
 transactions. Seed and payouts are hashed to the header; who signed takes a slot only where a seat of the quorum did
 not. A node also takes its owner's place on a bench, a seat makes a new version of the quorum, a claim looks whether any
 node of its owner was at fault, `finalize` pays five signers, and a challenge is sealed first. `task_...` is a batch's
-gas by the tasks in it: of one job of 10, and of 100 such jobs at once; a job is taken alone, and with 99 others."""
+gas by the tasks in it: of one job of 10, and of 100 such jobs at once; a job that was not opened for a verifier
+(`open_job_for`, with a permit) is taken, alone or with 99 others."""
 
 TOLERANCE = 0.03
 CREDIT = 10**18
@@ -130,6 +133,8 @@ def measure(bench: Bench) -> dict[str, int]:
     for _ in range(2):
         bench.owner(50_000).open_job(terms)
         found["open_job_permit"] = bench.gas()
+    bench.owner(50_000).open_job(replace(terms, verifier=bench.chain.active_verifiers()[0].id))
+    found["open_job_for"] = bench.gas()
     job, found["open_job"] = _open_job(bench, bench.owner(100_000))
     trace = [cid_bytes(raw_cid(bytes([state]))) for state in range(SEGMENTS + 1)]
     commitments = [_commitment(job, i, bench.nodes[i % 16].address, merkle.root(trace)) for i in range(1000)]
@@ -175,7 +180,7 @@ def _tasks(bench: Bench) -> dict[str, int]:
 
 def _open_job(bench: Bench, requester: ChainClient) -> tuple[JobId, int]:
     """Opens a job from an allowance, as where the token has no permit; the approval is a transaction of its own."""
-    row = (MANIFEST, 50_000 * CREDIT, 5_000 * CREDIT, 500 * CREDIT, 100_000, bench.chain.now() + 10**6, 2, 1, 0)
+    row = (MANIFEST, 50_000 * CREDIT, 5_000 * CREDIT, 500 * CREDIT, 100_000, bench.chain.now() + 10**6, 2, 1, 0, 0)
     requester.approve(Wei(55_500 * CREDIT))
     receipt = requester.transact("openJob", row)
     return event_of(receipt, JobOpened).job, bench.gas()

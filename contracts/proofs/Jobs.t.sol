@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
-import {IRegistry, BatchId, JobId} from "../src/interfaces/IRegistry.sol";
+import {IRegistry, BatchId, JobId, OperatorId} from "../src/interfaces/IRegistry.sol";
 import {Headers} from "../src/libraries/Headers.sol";
 import {Jobs} from "../src/libraries/Jobs.sol";
 import {Lines} from "../src/libraries/Lines.sol";
@@ -15,7 +15,9 @@ contract JobsProof is Proof {
 
     // -------------------------------------------------------------------------------------------------- jobs
 
+    /// @notice For anybody, or for a verifier that has the first seat.
     function check_opening_counts_what_it_takes(uint40 time, IRegistry.JobParams memory p) external when(time) {
+        s.operators[OperatorId.unwrap(p.verifier)].index = 0;
         Books memory books = s.books;
         (JobId id, uint96 amount) = Jobs.open(s, p);
         JobBook storage j = s.jobs[JobId.unwrap(id)];

@@ -120,7 +120,7 @@ contract Handler is Base {
         _seat();
         JobId[] memory ids = new JobId[](3);
         (ids[0], ids[1]) = (jobs[j % jobs.length], jobs[(j >> 64) % jobs.length]);
-        ids[2] = JobId.wrap(by % 3 == 0 ? j : JobId.unwrap(openJob()));
+        ids[2] = JobId.wrap(by % 3 == 0 ? j : JobId.unwrap(_opened(by)));
         if (by % 3 != 0) jobs.push(ids[2]);
         IRegistry.Job memory was = registry.job(ids[0]);
         bool free = was.verifier == 0 || !registry.operatorState(OperatorId.wrap(was.verifier)).listed
@@ -400,6 +400,15 @@ contract Handler is Base {
         if (open && was.unitsOpen + was.unitsPaid < UNITS) return (job, UNITS - was.unitsOpen - was.unitsPaid);
         jobs.push(openJob());
         return (jobs[jobs.length - 1], UNITS);
+    }
+
+    /// @dev A new job, for anybody or for one of the verifiers.
+    function _opened(uint256 by) private returns (JobId) {
+        IRegistry.JobParams memory p = jobParams(1000e18, 100e18, 10e18);
+        uint256 i = seated[(by >> 64) % seated.length];
+        bool counts = registry.seatCountsFrom(slotOf(i)) <= vm.getBlockTimestamp();
+        if (by % 3 == 2 && counts) p.verifier = registry.operatorOf(vm.addr(2000 + i));
+        return openJob(p);
     }
 
     /// @dev New verifiers until three are seated, and who they are. Their seats count after a day.

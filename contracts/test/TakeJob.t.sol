@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {IRegistry, OperatorId, JobId} from "../src/interfaces/IRegistry.sol";
 import {Base} from "./helpers/Base.sol";
+import {Vm} from "./helpers/Vm.sol";
 
 /// @notice Verifiers that want the same job.
 contract TakeJobTest is Base {
@@ -112,6 +113,82 @@ contract TakeJobTest is Base {
         registry.takeJob(job, anchor());
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, address(this)));
         registry.takeJob(job, anchor());
+    }
+
+    // -------------------------------------------------------------------------------------------- opened for one
+
+    function openFor(OperatorId verifier) private returns (JobId) {
+        IRegistry.JobParams memory p = jobParams(1000e18, 100e18, 10e18);
+        p.verifier = verifier;
+        return openJob(p);
+    }
+
+    function test_a_job_that_is_opened_for_a_verifier_needs_no_taking() public {
+        vm.recordLogs();
+        job = openFor(second);
+        Vm.Log[] memory logs = vm.getRecordedLogs();
+        bool told;
+        for (uint256 i = 0; i < logs.length; ++i) {
+            if (logs[i].topics[0] != IRegistry.JobTaken.selector) continue;
+            bool right = uint256(logs[i].topics[1]) == JobId.unwrap(job);
+            told = right && uint256(logs[i].topics[2]) == OperatorId.unwrap(second);
+        }
+        vm.assertTrue(told, "as if it had taken it");
+        IRegistry.Job memory j = registry.job(job);
+        vm.assertEq(j.verifier, OperatorId.unwrap(second), "whose it is");
+        vm.assertEq(j.lastActive, vm.getBlockTimestamp(), "since");
+        refused(second, vm.getBlockTimestamp() + TAKEOVER);
+        take(1);
+        uint256[] memory row = lines(job, 1);
+        refused(second, vm.getBlockTimestamp() + TAKEOVER);
+        vm.prank(vm.addr(2001));
+        registry.commitBatch(bytes32(uint256(1)), 1, 0, row, anchor());
+        commitLines(2, bytes32(uint256(2)), 1, row);
+        assertConserved();
+    }
+
+    function testFuzz_a_job_that_is_opened_for_a_verifier_is_free_as_one_that_it_took(uint40 wait, bool leaves) public {
+        JobId named = openFor(first);
+        take(1);
+        addVerifier(3);
+        later(wait % (2 * TAKEOVER));
+        if (leaves) {
+            vm.prank(owner(1));
+            registry.retire(first);
+        }
+        JobId[] memory ids = new JobId[](2);
+        (ids[0], ids[1]) = (job, openJob());
+        takeAll(2, ids);
+        ids[0] = named;
+        takeAll(2, ids);
+        (IRegistry.Job memory a, IRegistry.Job memory b) = (registry.job(job), registry.job(named));
+        vm.assertEq(a.verifier, b.verifier, "holder");
+        vm.assertEq(a.lastActive, b.lastActive, "since");
+        vm.assertEq(a.former, b.former, "who had it");
+        vm.assertEq(a.formerUntil, b.formerUntil, "until when that one may commit");
+    }
+
+    function test_a_job_is_opened_for_nobody_but_a_verifier_with_a_seat() public {
+        OperatorId node = addNode(10);
+        addVerifier(3);
+        vm.prank(owner(1));
+        registry.retire(first);
+        OperatorId[3] memory others = [node, first, OperatorId.wrap(1000)];
+        for (uint256 i = 0; i < others.length; ++i) {
+            vm.expectRevert(abi.encodeWithSelector(IRegistry.BadJob.selector, "its verifier has no seat"));
+            openFor(others[i]);
+        }
+    }
+
+    function test_a_job_is_opened_for_no_verifier_that_could_not_take_it_yet() public {
+        take(1);
+        commitLines(1, bytes32(uint256(2)), 1, lines(job, 1));
+        uint256 counts = vm.getBlockTimestamp() + SEAT_DELAY;
+        OperatorId young = addVerifier(4);
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.SeatTooNew.selector, young, counts));
+        openFor(young);
+        later(SEAT_DELAY);
+        vm.assertEq(registry.job(openFor(young)).verifier, OperatorId.unwrap(young), "once it counts");
     }
 
     // ------------------------------------------------------------------------------------------------ at once

@@ -37,6 +37,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
         return None if job is None else await asked(peers, job)
 
     monkeypatch.setattr(Peers, "publish", nothing)
+    monkeypatch.setattr(Peers, "at_hand", nothing)
     monkeypatch.setattr(Peers, "one", verifier)
 
 
@@ -158,6 +159,29 @@ def test_in_python_too(network, folder: Path, patient: None) -> None:
             assert client.submit(spec, **pay, nonce="a").job_id == client.submit(spec, **pay, nonce="a").job_id
             manifest = client.chain.job(found.job_id).manifest
             assert client.chain.find_jobs(wallet.address.lower(), manifest) == [found.job_id]  # type: ignore[arg-type]
+
+
+def test_a_job_is_opened_for_the_verifier_at_hand_and_its_inputs_are_sent_until_it_has_begun(
+    network, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = network.owner(1_000_000).register_verifier(network.key(), Wei(100_000 * CREDIT))
+    sent: list[Any] = []
+
+    async def at_hand(_: Peers) -> Any:
+        return operator
+
+    async def publish(_: Peers, job: Any, _artifacts: Any) -> None:
+        sent.append(job)
+
+    monkeypatch.setattr(Peers, "at_hand", at_hand)
+    monkeypatch.setattr(Peers, "publish", publish)
+    wallet, spec = Wallet.unlock(folder / "alice.json", password="pw"), MapJob(data=folder / "text.jsonl")
+    pay = {"reward": Wei(10 * CREDIT), "audit_fee": Wei(20 * CREDIT), "verifier_fee": Wei(5 * CREDIT)}
+    with Client(network.anvil.rpc_url, network.deployment.registry, wallet) as client:
+        job = client.submit(spec, **pay, nonce="a").job_id
+        assert client.chain.job(job).verifier == operator
+        client.submit(spec, **pay, nonce="a")
+        assert sent == [job, job]
 
 
 def test_a_job_is_closed_cancelled_and_refunded_by_commands(network, folder: Path, capsys: Any) -> None:

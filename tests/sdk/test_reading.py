@@ -41,6 +41,23 @@ class Counting(Quic):
         return await super().connect(peer)
 
 
+async def test_a_job_is_given_to_a_verifier_that_answers_and_whose_seat_counts(there: Endpoint, tmp_path: Path) -> None:
+    young = SimpleNamespace(id=7, node=Wallet.generate().address, endpoint="127.0.0.1:9", counts=False)
+    gone = SimpleNamespace(id=8, node=GONE.address, endpoint="127.0.0.1:9", counts=True)
+    here = SimpleNamespace(id=9, node=HERE.address, endpoint=f"127.0.0.1:{there.port}", counts=True)
+    seats = [young, gone, here]
+    chain: Any = SimpleNamespace(domain=DOMAIN, active_verifiers=lambda: list(seats))
+    store = BlockStore(tmp_path)
+    peers = Peers(chain, store, Counting(store), Timeout())
+    try:
+        assert await peers.at_hand() == 9
+        seats.pop()
+        with pytest.raises(NoVerifier, match="does not count yet; no answer"):
+            await peers.at_hand()
+    finally:
+        await peers.close()
+
+
 @pytest.mark.parametrize(("away_s", "times"), [(30.0, 1), (1e-9, 3)], ids=["remembered", "come back"])
 async def test_a_verifier_that_is_gone_is_not_dialled_for_each_artifact(
     there: Endpoint, tmp_path: Path, away_s: float, times: int

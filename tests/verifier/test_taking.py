@@ -82,3 +82,11 @@ async def test_a_job_waits_while_the_running_ones_have_all_the_tasks_that_a_veri
 
 async def test_what_is_taken_already_is_carried_out() -> None:
     assert await of(job(0, taken_block=7), 99_001, Chain()) == ""
+
+
+async def test_what_is_only_opened_for_a_verifier_may_be_refused_until_it_has_begun() -> None:
+    asked = job(0, taken_block=3)
+    asked.tasks = 0
+    assert await of(asked, 99_001, Chain()) != "" and await of(asked, 10, Chain()) != ""
+    asked.units_open = 1
+    assert await of(asked, 99_001, Chain()) == "", "it committed to something, whatever else it has forgotten"

@@ -161,6 +161,7 @@ async def test_a_job_that_was_published_to_another_verifier_is_begun_with_what_t
     async with town.third.running():
         await town.third.until(lambda: job in town.third.rows.jobs and town.third.rows.jobs[job].reason)
         assert not third.has(cid), "nothing is fetched for a job that is not its own"
+        town.chain.mine()
         town.third.context.chain.take_job(job)
         await town.third.until(lambda: town.third.rows.jobs[job].state == JobState.RUNNING)
         assert not any(third.missing(cid, model, text))

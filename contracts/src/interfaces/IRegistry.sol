@@ -166,6 +166,8 @@ interface IRegistry {
         uint8 segmentsPerAudit;
         /// The workload's bit in the operators' bitmaps; juries are drawn among those who can execute it.
         uint8 workload;
+        /// The verifier that has the job from the start, as if it had taken it then; 0 for whoever takes it first.
+        OperatorId verifier;
     }
 
     /// @notice A block that a transaction rests on: what names jobs by their numbers is refused on a chain that has another
@@ -186,7 +188,7 @@ interface IRegistry {
         uint48 unitsPaid;
         /// Operator that schedules the job, 0 for none.
         uint32 verifier;
-        /// Last take or commit.
+        /// Last take or commit, or when it was opened for a verifier.
         uint32 lastActive;
         /// Its deadline, or when it was closed.
         uint32 end;
@@ -595,7 +597,8 @@ interface IRegistry {
 
     // -------------------------------------------------------------------------------------------------- jobs
 
-    /// @notice Opens a job and takes `reward + auditFee + verifierFee` into escrow.
+    /// @notice Opens a job and takes `reward + auditFee + verifierFee` into escrow. The verifier that it names, whose seat must
+    /// count, has it from then on as if it had taken it: it need not, owes nothing, and loses it where it commits nothing.
     function openJob(JobParams calldata params) external returns (JobId);
 
     /// @notice The same with an EIP-2612 permit for exactly that amount. A permit that someone else has already

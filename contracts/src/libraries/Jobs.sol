@@ -52,6 +52,18 @@ library Jobs {
             p.segmentsPerAudit,
             p.workload
         );
+        if (OperatorId.unwrap(p.verifier) != 0) _openFor(s, id, j, p.verifier);
+    }
+
+    /// @dev Has a job be a verifier's from the start, which could take it now.
+    function _openFor(State storage s, JobId id, JobBook storage j, OperatorId verifier) private {
+        IRegistry.Operator storage o = s.operators[OperatorId.unwrap(verifier)];
+        bool seated = o.listed && o.role == IRegistry.Role.Verifier;
+        require(seated, IRegistry.BadJob("its verifier has no seat"));
+        uint256 from = s.verifiers.seats[o.index].countsFrom;
+        require(block.timestamp >= from, IRegistry.SeatTooNew(verifier, from));
+        (j.verifier, j.lastActive) = (OperatorId.unwrap(verifier), uint32(block.timestamp));
+        emit IRegistry.JobTaken(id, verifier);
     }
 
     function topUp(State storage s, JobId id, uint96 amount) external {

@@ -212,7 +212,8 @@ abstract contract Base {
             deadline: uint40(vm.getBlockTimestamp() + 1 days),
             auditorsPerSegment: 2,
             segmentsPerAudit: 1,
-            workload: 0
+            workload: 0,
+            verifier: OperatorId.wrap(0)
         });
     }
 

@@ -131,6 +131,7 @@ def terms_row(terms: JobTerms) -> tuple[Any, ...]:
         terms.auditors_per_segment,
         terms.segments_per_audit,
         terms.workload,
+        terms.verifier or 0,
     )
 
 

@@ -206,7 +206,8 @@ class Account:
 @dataclass(frozen=True)
 class JobTerms:
     """What a job is opened with. `manifest`: sha2-256 digest of the manifest; `units`: work units of all its tasks;
-    `workload`: the workload's bit in the operators' bitmaps. Escrow takes the sum of the three amounts."""
+    `workload`: the workload's bit in the operators' bitmaps; `verifier`: whose the job is from the start, None for who
+    takes it. Escrow takes the sum of the three amounts."""
 
     manifest: Digest
     units: int
@@ -217,6 +218,7 @@ class JobTerms:
     segments_per_audit: int
     deadline: int
     workload: int = 0
+    verifier: OperatorId | None = None
 
     @property
     def escrow(self) -> Wei:

@@ -318,7 +318,10 @@ class VerifierFlags(ServiceFlags):
         int | None, typer.Option(help="Commitments of all jobs that make a batch.", rich_help_panel=BATCHES)
     ] = None
     batch_s: Annotated[
-        float | None, typer.Option(help="Seconds that a commitment waits for its batch.", rich_help_panel=BATCHES)
+        float | None,
+        typer.Option(
+            help="Seconds that a commitment waits for its batch; few wait twice as long.", rich_help_panel=BATCHES
+        ),
     ] = None
     decoys_bps: Annotated[
         int | None,

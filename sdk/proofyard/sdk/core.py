@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -21,6 +22,7 @@ from proofyard.disputes.settled import Settled, load_settled
 from proofyard.protocol.closing import dropped_tasks
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
 from proofyard.protocol.messages import JobQuery, JobReport
+from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, JobId, Wei
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.sdk import packaging, preparing
@@ -195,8 +197,8 @@ class AsyncClient:
         job = await asyncio.to_thread(self._opened_before, chain, prepared)
         found = job is not None
         if job is None:
-            await self.peers.one()
-            job = await asyncio.to_thread(self._open, chain, prepared)
+            verifier = await self.peers.at_hand()
+            job = await asyncio.to_thread(self._open, chain, prepared, verifier)
         if not found or await asyncio.to_thread(_is_waiting, chain, job):
             await self.publish(job, prepared.artifacts)
         await asyncio.to_thread(self._remember_opened, chain, prepared, job)
@@ -210,10 +212,10 @@ class AsyncClient:
         found = chain.find_jobs(self.wallet.address, prepared.terms.manifest, since=prepared.since)
         return found[0] if found else None
 
-    def _open(self, chain: ChainClient, prepared: Prepared) -> JobId:
+    def _open(self, chain: ChainClient, prepared: Prepared, verifier: OperatorId) -> JobId:
         self._remember(prepared, f"{prepared.manifest.nonce} {chain.block_number()}")
         try:
-            return chain.open_job(prepared.terms)
+            return chain.open_job(replace(prepared.terms, verifier=verifier))
         except (Refused, InsufficientBalance):
             self._remember(prepared, None)
             raise
@@ -489,6 +491,6 @@ def _failure(chain: ChainClient, record: JobRecord, reason: str) -> JobFailed:
 
 
 def _is_waiting(chain: ChainClient, job: JobId) -> bool:
-    """Whether an open job is nobody's yet."""
+    """Whether nothing is committed of an open job: its verifier may not have its manifest."""
     record = chain.job(job)
-    return not record.closed and not record.verifier
+    return not record.closed and record.units_left == record.units

@@ -8,7 +8,7 @@ price, so prices are medians.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from proofyard.artifacts import BlockStore
@@ -186,7 +186,8 @@ def _most_audited(graph: Sequence[TaskSpec], auditors: int, segments: int) -> in
 
 def _gas_of(chain: ChainClient, prepared: Prepared) -> int | None:
     try:
-        return chain.gas_to_open(prepared.terms)
+        verifier = next((seat.id for seat in chain.active_verifiers() if seat.counts), None)
+        return chain.gas_to_open(replace(prepared.terms, verifier=verifier))
     except ChainError as error:
         if error.exit_code == 3:
             raise

@@ -14,6 +14,7 @@ from proofyard.artifacts.exchange import PeerBlocks
 from proofyard.chain import ChainClient, VerifierRecord, Wallet
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, Publish
+from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, Cid, JobId
 from proofyard.sdk.artifacts import PeerAddress
 from proofyard.sdk.bounds import Timeout
@@ -76,11 +77,11 @@ class Peers:
         await self._transport.close()
 
     async def publish(self, job: JobId | None, artifacts: Sequence[Cid]) -> None:
-        """Have a verifier fetch these artifacts. Raises `JobRefused` with its reason."""
+        """Have a verifier fetch these artifacts: the job's where it has one. Raises `JobRefused` with its reason."""
         total = sum([await asyncio.to_thread(self._store.size, cid) for cid in artifacts])
         async for attempt in self._patiently():
             with attempt:
-                connection = await self.one()
+                connection = await self.one(job)
                 message = Publish(tuple(artifacts), total, job)
                 answer = await connection.request(message, reply=Ack, timeout=self._timeout.publish)
                 if not answer.proceed:
@@ -120,6 +121,17 @@ class Peers:
             raise ArtifactUnavailable(folder, 1, ["no verifier has it"])
         node = await asyncio.to_thread(load, self._store.get_block, folder)
         return {} if isinstance(node, bytes) else {link.name: link.cid for link in node.links}
+
+    async def at_hand(self) -> OperatorId:
+        """A verifier that can be reached and given a job."""
+        verifiers = await asyncio.to_thread(self._chain.active_verifiers)
+        reasons = []
+        for verifier in verifiers:
+            found = await self.dial(verifier) if verifier.counts else f"the seat of {verifier.node} does not count yet"
+            if not isinstance(found, str):
+                return verifier.id
+            reasons.append(found)
+        raise NoVerifier(_why(reasons))
 
     async def one(self, job: JobId | None = None) -> Connection:
         """A connection to an active verifier: the one that the chain says has the job, where there is one."""

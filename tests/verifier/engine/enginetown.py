@@ -154,7 +154,14 @@ class Ledger:
 class Town:
     def __init__(self, people: Sequence[tuple[int, int, int]], **rules: object) -> None:
         """`people`: (owner, number, tasks at a time) each."""
-        settings = {"own": OWN, "batch_s": 5.0, "batch_min_s": 0.0, "lease_s": 30.0, "receipt_time": 600}
+        settings = {
+            "own": OWN,
+            "batch_s": 5.0,
+            "few_tasks": 0,
+            "batch_min_s": 0.0,
+            "lease_s": 30.0,
+            "receipt_time": 600,
+        }
         self.rules = Rules(**(settings | rules))  # type: ignore[arg-type]
         self.engine = Engine(self.rules)
         self.mono, self.block = 100.0, 10
@@ -171,6 +178,8 @@ class Town:
         """Blocks, and what the chain had after each."""
         self.dropped: list[JobOpened] = []
         """Transactions of requesters that went with a block and wait to be mined again."""
+        self.named: set[JobId] = set()
+        """Jobs that are opened for this verifier."""
         self.batches = 0
         self.undecided: Counter[TaskKey] = Counter()
         self.undecide: set[TaskKey] = set()
@@ -268,7 +277,7 @@ class Town:
         """What went with a block is mined again."""
         dropped, self.dropped = self.dropped, []
         for news in dropped:
-            self.chain(replace(news, position=self.position()))
+            self._opens(replace(news, position=self.position()))
 
     def position(self) -> Position:
         return Position(self.block, Digest(self.block.to_bytes(32, "big")), 0)
@@ -281,9 +290,24 @@ class Town:
         values = TERMS | {"units": len(specs), "deadline": START + 10**6, "manifest": manifest, "job": job} | terms
         return JobOpened(position=self.position(), **values)  # type: ignore[arg-type]
 
-    def open(self, number: int, deps: Sequence[Sequence[int]], *, look_ahead: int = 0, **terms: object) -> JobId:
-        self.chain(self.opened(number, deps, look_ahead=look_ahead, **terms))
+    def open(
+        self,
+        number: int,
+        deps: Sequence[Sequence[int]],
+        *,
+        look_ahead: int = 0,
+        named: bool = False,
+        **terms: object,
+    ) -> JobId:
+        """`named`: for this verifier."""
+        self.named = self.named | {JobId(number)} if named else self.named - {JobId(number)}
+        self._opens(self.opened(number, deps, look_ahead=look_ahead, **terms))
         return JobId(number)
+
+    def _opens(self, news: JobOpened) -> None:
+        self.chain(news)
+        if news.job in self.named:
+            self.chain(JobTaken(news.position, news.job, OperatorId(OWN)))
 
     def chain(self, news: object) -> None:
         match news:

@@ -14,6 +14,7 @@ from proofyard.protocol.members import Member, decode_members, encode_members, m
 from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.settlement import FaultReason, Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
+from proofyard.verifier.engine.batches import MAX_LINES
 from proofyard.verifier.engine.effects import AskMarks, CommitBatch, Draw, Effect, LookAtResult, OfferAudits, Settle
 from proofyard.verifier.engine.events import (
     Adopted,
@@ -79,7 +80,7 @@ class Desk:
     """An engine and its clock."""
 
     def __init__(self, rows: Iterable[Row], **rules: Any) -> None:
-        usual: dict[str, Any] = {"own": OWN, "batch_s": 50.0, "batch_min_s": 0.0, "lease_s": 10**6}
+        usual: dict[str, Any] = {"own": OWN, "batch_s": 50.0, "few_tasks": 0, "batch_min_s": 0.0, "lease_s": 10**6}
         self.engine = Engine(Rules(**usual | rules), rows)
         self.at, self.block = 0.0, 10
         self.wanted: list[Effect] = list(self.engine.resume(self.now).effects)
@@ -255,6 +256,26 @@ def test_jobs_that_are_being_taken_are_company_as_long_as_that_takes_and_no_long
     assert _lines(here) == [[1]]
 
 
+def test_a_job_that_was_taken_in_the_last_blocks_is_company_until_something_can_be_promised_for_it() -> None:
+    here = _jobs([COMMITTED], [GIVEN], taking=[2], receipt_blocks=2)
+    here.tell(ChainEvent(JobTaken(Position(10, ZERO, 0), JobId(2), OperatorId(OWN)), START))
+    here.wait(6)
+    here.block = 11
+    here.wait(6)
+    assert here.batches() == []
+    here.block = 12
+    here.wait(4)
+    assert here.batches() == [], "its nodes come again in a moment"
+    here.wait(4)
+    assert _lines(here) == [[1]]
+
+
+def test_as_many_jobs_as_a_batch_holds_wait_for_no_other() -> None:
+    here = _jobs(*[[COMMITTED]] * MAX_LINES, [GIVEN])
+    here.wait(1)
+    assert _lines(here) == [list(range(1, MAX_LINES + 1))]
+
+
 def test_a_batch_is_made_as_soon_as_there_is_enough_for_one() -> None:
     here = desk([[]] * 6, [COMMITTED] * 5 + [GIVEN], batch_tasks=5)
     here.wait(2)
@@ -285,6 +306,20 @@ def test_no_commitment_waits_longer_for_company_than_it_must() -> None:
     assert here.batches() == []
     here.wait(3)
     assert here.batches() == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("committed", "workers", "seconds"),
+    [(3, 0, 40), (4, 0, 20), (3, 2, 20)],
+    ids=["few", "enough", "a round closes by what is on chain"],
+)
+def test_few_commitments_wait_longer_for_company(committed: int, workers: int, seconds: float) -> None:
+    states = [COMMITTED] * committed + [GIVEN]
+    here = desk([[]] * len(states), states, job={"workers": workers}, batch_s=20.0, few_s=40.0, few_tasks=4)
+    here.wait(seconds - 1)
+    assert here.batches() == []
+    here.wait(3)
+    assert here.batches() == [list(range(committed))]
 
 
 def test_a_receipt_that_falls_due_is_honoured_before_the_other_tasks_are_done() -> None:

@@ -75,6 +75,37 @@ def test_a_job_is_read_taken_carried_paid_and_packed() -> None:
     assert shown == ["opened", "done"]
 
 
+def test_a_job_that_is_opened_for_this_verifier_is_not_taken() -> None:
+    made = town()
+    made.open(1, [[], [0]], named=True)
+    assert (state(made), kinds(made)) == (("waiting", ""), [Expand])
+    assert job_row(made, JOB).is_asked, "it may still be refused"
+    do(made, Expand)
+    assert (state(made), kinds(made)) == (("running", ""), [OfferTasks])
+    assert not job_row(made, JOB).is_asked
+    made.run_all()
+    holder = next(person for person in made.people.values() if person.at)
+    made.finish(holder, next(iter(holder.at)))
+    assert holder.done and not made.refusals, "it is promised a batch at once"
+    calm(made)
+    assert state(made) == ("done", "") and made.effects == []
+
+
+def test_a_job_that_is_opened_for_this_verifier_is_still_its_own_after_a_restart_or_a_reorganisation() -> None:
+    made = town()
+    made.open(1, [[], [0]], named=True)
+    made.restart()
+    made.tick(1)
+    made.reorganise(2)
+    assert JobId(1) not in made.ledger.taken
+    calm(made)
+    assert state(made) == ("done", "")
+    made = town()
+    made.open(1, [[], [0]], named=True)
+    made.tell(EffectFailed(Expand(JOB, job_row(made, JOB).manifest).key, "verifier_fee: is 0", retry=False))
+    assert state(made) == ("failed", "verifier_fee: is 0"), "who is asked may say no"
+
+
 def being_taken() -> Town:
     """A job whose tasks are given out while the transaction that takes it is on its way."""
     made = town()

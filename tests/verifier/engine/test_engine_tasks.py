@@ -609,7 +609,7 @@ def lived_through(seed: int) -> Town:
         made.join(person)
     graph = rounds(3, 3) if chance.random() < 0.5 else random_graph(chance, 9)
     made.open(1, graph, look_ahead=chance.randint(0, 3))
-    made.open(2, random_graph(chance, 5))
+    made.open(2, random_graph(chance, 5), named=seed % 2 == 1)
     for _ in range(chance.randint(0, 160)):
         act(made, chance.choice(ACTIONS), chance.randint(0, 50), chance.randint(0, 50))
         made.check()

@@ -46,9 +46,9 @@ logger = logging.getLogger(__name__)
 
 async def expand(context: Context, effect: effects.Expand) -> None:
     """The task graph of a manifest that is here. One that is not is waited for: `Published` asks again. That of a job
-    which this verifier has on chain is looked for as well."""
+    which this verifier has taken on chain is looked for as well."""
     row = context.rows.jobs.get(effect.job)
-    if row is not None and row.taken_block and row.manifest == effect.manifest:
+    if row is not None and row.taken_block and not row.is_asked and row.manifest == effect.manifest:
         await _find_inputs(context, effect.manifest)
     if not context.store.has(effect.manifest):
         raise NotPublished(effect.manifest)

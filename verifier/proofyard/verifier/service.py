@@ -61,6 +61,8 @@ from proofyard.workloads.model_files import link_model
 
 logger = logging.getLogger("proofyard.verifier")
 
+FEW_TIMES = 2
+"""Few commitments wait so many times as long for their batch as others."""
 SWITCH_S = 0.001
 """How long one thread of Python may keep the others waiting, Python's own 5 ms else: rows are written, and what peers
 send is checked, beside a loop that computes."""
@@ -234,6 +236,7 @@ def rules_of(settings: VerifierSettings, params: Params, own: int, claims: Claim
         process="" if claims is None else claims.name,
         lease_s=settings.lease_s,
         batch_s=settings.batch_s,
+        few_s=FEW_TIMES * settings.batch_s,
         batch_tasks=settings.batch_tasks,
         collusion_bps=params.collusion_bps,
         given_back_bps=params.given_back_bps,
@@ -241,6 +244,7 @@ def rules_of(settings: VerifierSettings, params: Params, own: int, claims: Claim
         settle_time=params.settle_time,
         settle_grace=params.settle_grace,
         receipt_time=params.receipt_time,
+        receipt_blocks=settings.receipt_blocks,
         verifier_stake=params.verifier_stake,
         exposure_bps=params.exposure_bps,
         decoys_bps=settings.decoys_bps,

@@ -35,8 +35,8 @@ async def refusal(context: Context, job: Job, manifest: Manifest, graph: Sequenc
 
 async def objection(context: Context, job: Job, tasks: int) -> str:
     """Why this verifier never takes a job of so many tasks on these terms, empty if it does. Raises `TooMuchToDo` where
-    it takes it later. What it has taken on chain it carries out."""
-    if job.taken_block:
+    it takes it later. What it has taken on chain it carries out; what was only opened for it it need not."""
+    if job.taken_block and not job.is_asked:
         return ""
     settings = context.settings
     price = await context.on_chain(context.chain.gas_price) if settings.least_fee_bps else 0

@@ -1,11 +1,11 @@
 """A batch from its forming to its settlement: over all jobs, by the clock, in the order in which results rest on each
 other.
 
-Commitments wait for company, but never longer than `Rules.batch_s`, nor while a job can do nothing without its
-verdicts, nor until a receipt falls due. A batch that is formed for jobs that wait has what those committed, and nothing
-of others: each job in a batch costs gas, so one that goes on comes into few. Jobs for which nobody has to work any more
-wait a moment for each other. What the chain does to a batch (`chain`) and what its audits come to (`audits`)
-lead here.
+Commitments wait for company, few of them longer, but never longer than `Rules` say, nor while a job can do nothing
+without its verdicts, nor until a receipt falls due. A batch that is formed for jobs that wait has what those committed,
+and nothing of others: each job in a batch costs gas, so one that goes on comes into few. Jobs for which nobody has to
+work any more wait a moment for each other. What the chain does to a batch (`chain`) and what its audits come to
+(`audits`) lead here.
 """
 
 from collections import Counter, defaultdict
@@ -127,7 +127,9 @@ def _due_at(world: World, since: float, now: Now) -> float:
     enough = rules.batch_tasks if _under_way(world) else min(rules.first_tasks, rules.batch_tasks)
     if count >= enough:
         return now.mono
-    return min(now.mono + first - now.chain - rules.receipt_margin_s, since + rules.batch_s)
+    few = count < rules.few_tasks and not tasks.rounds_wait(world)
+    until = since + (max(rules.batch_s, rules.few_s) if few else rules.batch_s)
+    return min(now.mono + first - now.chain - rules.receipt_margin_s, until)
 
 
 def _under_way(world: World) -> bool:
@@ -138,14 +140,19 @@ def _under_way(world: World) -> bool:
 
 def _company_comes(world: World, memory: Memory, waiting: Collection[JobId], now: Now) -> bool:
     """Whether jobs that wait wait for more: each batch costs gas, each job in it less. Not where nodes idle for want of
-    verdicts, nor where nobody works, be it for a job that is being taken, nor longer than the rules say."""
+    verdicts, nor where nobody works, be it for a job that is being taken, nor where no batch holds more, nor longer
+    than the rules say."""
     if not tasks.anybody_works(world) or any(tasks.starves(world, job) for job in waiting):
         return False
+    if len(waiting) >= MAX_LINES:
+        return False
     if not memory.company:
-        memory.alone_since = now.mono
-    if len(waiting) > memory.company or jobs.are_being_taken(world):
-        memory.company, memory.joined_at = len(waiting), now.mono
+        memory.alone_since = memory.joined_at = now.mono
     rules = world.rules
+    if jobs.cannot_commit_yet(world, now):
+        memory.company, memory.joined_at = len(waiting), now.mono + rules.come_again_s
+    elif len(waiting) > memory.company:
+        memory.company, memory.joined_at = len(waiting), max(memory.joined_at, now.mono)
     return now.mono < min(memory.joined_at + rules.company_gap_s, memory.alone_since + rules.company_s)
 
 

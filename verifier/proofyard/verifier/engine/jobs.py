@@ -55,6 +55,8 @@ class Memory:
     """Jobs by the manifest that they wait for."""
     taking: set[JobId] = field(default_factory=set)
     """Jobs whose tasks are given out while they are being taken."""
+    young: dict[JobId, int] = field(default_factory=dict)
+    """Jobs for which nothing is promised before a block, and that block."""
     deadlines: list[tuple[int, JobId]] = field(default_factory=list)
     unbacked: dict[JobId, int] = field(default_factory=dict)
     """Jobs that this verifier's stake does not back now, in their order, and the largest budget of a task of each."""
@@ -337,9 +339,11 @@ def backed(world: World, now: Now) -> None:
         _begin(world, job, now)
 
 
-def are_being_taken(world: World) -> bool:
-    """Whether there are jobs that can commit to nothing yet, but soon."""
-    return bool(world.memory(Memory).taking)
+def cannot_commit_yet(world: World, now: Now) -> bool:
+    """Whether there are jobs that can commit to nothing yet, but soon: they are being taken, or were in one of the last
+    blocks."""
+    memory = world.memory(Memory)
+    return bool(memory.taking) or any(now.block < block for block in memory.young.values())
 
 
 def say(world: World, job: Job, reason: str, now: Now) -> None:
@@ -381,9 +385,12 @@ def _begin(world: World, job: Job, now: Now) -> None:
 
 def _run(world: World, job: Job, now: Now) -> None:
     """It is this verifier's on chain, with its tasks; what these wait for is said anew."""
+    memory = world.memory(Memory)
     job.state = JobState.RUNNING
     world.rows.touch(job)
-    world.memory(Memory).taking.discard(job.id)
+    memory.taking.discard(job.id)
+    memory.young = {young: block for young, block in memory.young.items() if now.block < block}
+    memory.young[job.id] = job.taken_block + world.rules.receipt_blocks
     tasks.go_on(world, job.id)
     check_done(world, job.id, now)
 
@@ -409,6 +416,7 @@ def _drop_effects(world: World, job: Job) -> None:
     world.memory(Memory).graphs.pop(job.id, None)
     world.memory(Memory).unbacked.pop(job.id, None)
     world.memory(Memory).taking.discard(job.id)
+    world.memory(Memory).young.pop(job.id, None)
     for effect in (TakeJob(job.id), Pack(job.id)):
         world.done(effect.key)
     rounds.leave(world, job)

@@ -133,6 +133,13 @@ class Job(Row, kw_only=True):
     claimed_by: str = ""
     """The process that has it, where several share the database."""
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether it was opened for this verifier, which has not begun it: it need not. A job that is taken is so in a
+        block after the one that it rests on."""
+        begun = self.tasks or self.units_open or self.units_paid
+        return self.taken_block == self.opened_block and not begun
+
 
 class Task(Row, kw_only=True):
     table: ClassVar[str] = "task"

@@ -861,6 +861,11 @@ def waiting(world: World) -> tuple[int, int]:
     return len(memory.unbatched), memory.promises[0][0] if memory.promises else 0
 
 
+def rounds_wait(world: World) -> bool:
+    """Whether a job has works without a batch whose rounds close by what is on chain."""
+    return any(world.rows.jobs[job].workers for job in world.memory(Memory).unbatched_of)
+
+
 def waiting_jobs(world: World) -> set[JobId]:
     """Those that can do nothing more until what they have committed is judged."""
     return {job for job in world.memory(Memory).unbatched_of if blocked(world, job)}

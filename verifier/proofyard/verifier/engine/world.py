@@ -36,13 +36,18 @@ class Rules:
     process: str = ""
     lease_s: float = 60.0
     batch_s: float = 60.0
-    """A commitment waits at most so long for its batch."""
+    """A commitment waits at most so long for its batch, `few_s` where few do."""
+    few_tasks: int = 32
+    """Fewer commitments are few: a batch costs gas, whatever is in it."""
+    few_s: float = 120.0
     batch_min_s: float = 1.0
     """Between two batches, so that what many jobs wait for at once goes into one."""
-    company_s: float = 20.0
+    company_s: float = 30.0
     """A job for which nobody has to work any more waits at most so long for others to come to that, while they do."""
     company_gap_s: float = 2.0
     """As long as the next one comes within this time of the last."""
+    come_again_s: float = 4.0
+    """Nodes that are told to come again, because nothing can be promised for their job yet, do so within this time."""
     batch_tasks: int = 4096
     """So many commitments make a batch."""
     first_tasks: int = 1024
@@ -55,6 +60,8 @@ class Rules:
     settle_time: int = 900
     settle_grace: int = 3600
     receipt_time: int = 600
+    receipt_blocks: int = 0
+    """So many blocks are on the one that took a job before anything is promised for it."""
     verifier_stake: int = 0
     exposure_bps: int = 0
     """What batches hold open is at most this share of the owner's stake, 0 for no bound; see `engine.backing`."""
