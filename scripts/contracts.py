@@ -3,10 +3,12 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,8 +25,10 @@ SLITHER_PINS = ROOT / "contracts" / "tools" / "slither.txt"
 HALMOS = ROOT / ".cache" / "halmos"
 HALMOS_PINS = ROOT / "contracts" / "tools" / "halmos.txt"
 PROOFS = ROOT / "contracts" / "proofs"
-LONGEST = "check_dropping_gives_back"
-"""The proof that takes about as long as all others."""
+LONG = (r"check_settlement\(", "check_commit_reserves_")
+"""Proofs of which each takes nearly as long as all others."""
+CORES = 2
+FUZZ_RUNS_OF_CI = 2000
 MAX_DEPLOYED_BYTES = 24_576
 """EIP-170."""
 
@@ -82,42 +86,44 @@ def build() -> None:
 
 
 def check() -> None:
-    """Fail when a formatted, freshly compiled tree would differ from what is committed."""
+    """Fail when a formatted, freshly compiled tree would differ from what is committed, where a tool finds something, a
+    proof does not hold or too few lines are tested. Most parts use one core: two run at a time, the longest first."""
     forge("fmt", "--check")
+    forge("fmt", "--check", str(PROOFS))
+    with ThreadPoolExecutor(CORES) as pool:
+        counts = list(pool.map(_counted, (*proofs(), coverage, compare, slither)))
+    print(f"contracts: {sum(counts)} proofs hold")
+
+
+def _counted(part: Callable[[], int | None]) -> int:
+    return part() or 0
+
+
+def compare() -> None:
+    """Fail when what is compiled is not what is committed."""
     for name, text in artifacts().items():
         path = ABI / name
         if not path.is_file() or path.read_text() != text:
             sys.exit(f"contracts: {path.relative_to(ROOT)} is not what the sources give; run `make contracts`")
-    slither()
-    symbolic()
 
 
 def slither() -> None:
     """Fail on anything that Slither finds; what it is not asked about is answered in docs/contracts.md."""
-    shutil.rmtree(CONTRACTS / "cache" / "analysis", ignore_errors=True)
-    forge("build", "--quiet", "--build-info", "src", FOUNDRY_PROFILE="analysis")
+    out = "cache/slither"
+    shutil.rmtree(CONTRACTS / out, ignore_errors=True)
+    places = {"FOUNDRY_PROFILE": "analysis", "FOUNDRY_OUT": f"{out}/out", "FOUNDRY_CACHE_PATH": out}
+    forge("build", "--quiet", "--build-info", "src", **places)
     tools = str(find_tool("forge").parent) + os.pathsep + os.environ["PATH"]
-    out = ["--ignore-compile", "--foundry-out-directory", "cache/analysis/out"]
-    run(program("slither", SLITHER, SLITHER_PINS), ".", *out, FOUNDRY_PROFILE="analysis", PATH=tools)
+    named = ["--ignore-compile", "--foundry-out-directory", f"{out}/out"]
+    run(program("slither", SLITHER, SLITHER_PINS), ".", *named, **places, PATH=tools)
 
 
-def symbolic() -> None:
-    """Prove what contracts/proofs states, for all values. Halmos uses one core: as long as `LONGEST` takes, another
-    process proves the others."""
-    forge("fmt", "--check", str(PROOFS))
+def proofs() -> list[Callable[[], int]]:
+    """What proves, for all values, what contracts/proofs states, in parts; each returns how many proofs hold. Halmos
+    uses one core."""
     halmos = program("halmos", HALMOS, HALMOS_PINS)
     shutil.rmtree(CONTRACTS / "cache" / "symbolic", ignore_errors=True)
-    parts = (f"^{LONGEST}", f"^check_(?!{LONGEST.removeprefix('check_')})")
-    with ThreadPoolExecutor(len(parts)) as pool:
-        counts = list(pool.map(partial(prove, halmos), ("longest", "others"), parts))
-    if not all(counts):
-        sys.exit(f"contracts: proofs of one part were not found: {counts}")
-    print(f"contracts: {sum(counts)} proofs hold")
-
-
-def prove(halmos: Path, name: str, which: str) -> int:
-    """Prove what `which` matches in a copy of the sources with the stubs in their places; how many proofs hold."""
-    tree = CONTRACTS / "cache" / "symbolic" / name
+    tree = CONTRACTS / "cache" / "symbolic" / "built"
     shutil.copytree(CONTRACTS / "src", tree / "src")
     shutil.copytree(CONTRACTS / "node_modules" / "solady" / "src" / "utils", tree / "solady" / "utils")
     shutil.copytree(PROOFS / "stubs", tree, dirs_exist_ok=True)
@@ -125,11 +131,21 @@ def prove(halmos: Path, name: str, which: str) -> int:
     shutil.copy(PROOFS / "foundry.toml", tree)
     for shared in ("node_modules", "tools"):
         (tree / shared).symlink_to(CONTRACTS / shared)
+    forge("build", "--quiet", "--ast", "--root", str(tree), "--extra-output", "storageLayout", "metadata")
+    parts = [f"^check_(?!{'|'.join(name.removeprefix('check_') for name in LONG)})", *(f"^{name}" for name in LONG)]
+    return [partial(prove, halmos, tree, str(number), which) for number, which in enumerate(parts)]
+
+
+def prove(halmos: Path, built: Path, name: str, which: str) -> int:
+    """Prove what `which` matches, in a copy of the sources with the stubs in their places; how many proofs hold."""
+    tree = shutil.copytree(built, built.with_name(name), symlinks=True)
     tools = str(find_tool("forge").parent) + os.pathsep + os.environ["PATH"]
     report = tree / "report.json"
-    out = ["--no-status", "--default-array-lengths", "0", "--json-output", str(report), "--match-test", which]
-    run(halmos, "--root", str(tree), *out, PATH=tools)
-    results = [r for proofs in json.loads(report.read_text())["test_results"].values() for r in proofs]
+    told = ["--no-status", "--disable-gc", "--default-array-lengths", "0", "--match-test", which]
+    run(halmos, "--root", str(tree), *told, "--json-output", str(report), PATH=tools)
+    results = [r for group in json.loads(report.read_text())["test_results"].values() for r in group]
+    if not results:
+        sys.exit(f"contracts: there is no proof {which}")
     if cut := [r["name"] for r in results if r["num_bounded_loops"]]:
         sys.exit(f"contracts: loops of proofs were cut short: {cut}")
     return len(results)
@@ -147,21 +163,30 @@ def program(name: str, place: Path, wanted: Path) -> Path:
     return place / "bin" / name
 
 
-def test() -> None:
-    """All Solidity tests; where CI says so (`CI` is set), with 10,000 runs of each fuzz test instead of 1,000, unless
-    it says itself how many its cases need. They compile without the IR pipeline, in a fifth of the time; what is
-    deployed is tested by tests/chain."""
-    runs = ["--fuzz-runs", "10000"] if os.environ.get("CI") else []
-    forge("test", *runs, FOUNDRY_PROFILE="analysis")
+def test(runs: int | None = None) -> None:
+    """All Solidity tests, with `runs` of each fuzz test, or what foundry.toml says, or as many as are worth CI's time
+    where CI says so (`CI` is set), unless a test says itself how many its cases need. They compile without the IR
+    pipeline, in a fifth of the time; what is deployed is tested by tests/chain."""
+    runs = runs or (FUZZ_RUNS_OF_CI if os.environ.get("CI") else None)
+    forge("test", *(["--fuzz-runs", str(runs)] if runs else []), FOUNDRY_PROFILE="analysis")
 
 
 def coverage() -> None:
     """Fail when the tests execute less than 95% of the lines of src/. Fuzz tests run a few times each; bounds on gas
     are those of optimised code, which is not what is measured here."""
     report = CONTRACTS / "cache" / "lcov.info"
+    places = {"FOUNDRY_TEST": "covered", "FOUNDRY_OUT": "cache/coverage/out", "FOUNDRY_CACHE_PATH": "cache/coverage"}
     select = ["--no-match-contract", "InvariantsTest", "--no-match-test", "bounded_gas"]
     select += ["--fuzz-runs", "20", "--exclude-tests"]
-    forge("coverage", "--quiet", *select, "--report", "lcov", "--report-file", str(report))
+    tests = CONTRACTS / places["FOUNDRY_TEST"]
+    shutil.rmtree(tests, ignore_errors=True)
+    shutil.copytree(CONTRACTS / "test", tests)
+    for file in tests.rglob("*.sol"):  # how often a test says that it is to run goes before what is said here
+        file.write_text(re.sub(r"/// forge-config: default\.fuzz\.runs = \d+", "", file.read_text()))
+    try:
+        forge("coverage", "--quiet", *select, "--report", "lcov", "--report-file", str(report), **places)
+    finally:
+        shutil.rmtree(tests)
     lines, missed, source = 0, [], ""
     for entry in report.read_text().splitlines():
         kind, _, value = entry.partition(":")
@@ -180,9 +205,12 @@ def coverage() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("action", choices=["build", "check", "test", "coverage"])
-    action = parser.parse_args().action
+    parser.add_argument("--fuzz-runs", type=int, help="of each fuzz test")
+    said = parser.parse_args()
+    actions: dict[str, Callable[[], None]] = {"build": build, "check": check, "coverage": coverage}
+    actions["test"] = partial(test, said.fuzz_runs)
     try:
-        {"build": build, "check": check, "test": test, "coverage": coverage}[action]()
+        actions[said.action]()
     except ProofyardError as error:
         sys.exit(f"contracts: {error}")
 

@@ -127,13 +127,28 @@ contract JobsProof is Proof {
         assertBooks(books);
     }
 
-    /// @notice What a dropped batch reserves is its jobs' again, whether it was voided or never settled.
+    /// @notice What a dropped batch reserves is its jobs' again, whether it was voided or never settled. Of one that nobody
+    /// took over.
     function check_dropping_gives_back(uint40 time, IRegistry.Params memory p, TwoLines memory l) external when(time) {
+        s.batches[ID].committer = 0;
+        _drop(p, l);
+    }
+
+    /// @notice The same of any, whose second line is empty.
+    function check_dropping_what_was_taken_over_gives_back(uint40 time, IRegistry.Params memory p, TwoLines memory l)
+        external
+        when(time)
+    {
+        delete l.b;
+        _strip(s.batches[ID].committer);
+        _drop(p, l);
+    }
+
+    function _drop(IRegistry.Params memory p, TwoLines memory l) private {
         IRegistry.Header memory h = store(l, true);
         (uint96 escrow, bool voided) = (s.books.escrow, s.batches[ID].voided);
         (JobBook memory was, JobBook memory wasB) = (s.jobs[A], s.jobs[B]);
         _strip(s.batches[ID].verifier);
-        _strip(s.batches[ID].committer);
         Jobs.dropBatch(s, p, BatchId.wrap(ID), h);
         unchecked {
             assert(s.books.escrow == escrow);
