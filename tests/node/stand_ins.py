@@ -52,6 +52,7 @@ class FakeLinks:
         return [cast(Connection, self)]
 
     name = "verifier"
+    peer = VERIFIER.address
 
     async def blocks(self, cids: Sequence[Cid]) -> AsyncGenerator[tuple[Cid, bytes | None], None]:
         """It has no blocks."""

@@ -3,21 +3,23 @@
 Times are those of the blocks in which batches were committed, and who is in a batch its member list says, whose digest
 is on chain. So whoever reads the same chain finds the same sets. What is dropped later counts on: what is closed
 does not open again. A commitment counts that its node signed, to this job's manifest. Nobody says more: not what came
-when, nor what a delta weighs.
+when, nor what a delta weighs. Where nodes decide, a list holds their certificates, and these count in place of times.
 
 Lists are read once: what counts in a batch is kept by the hash of the block that it was committed in.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from proofyard.chain import ChainClient, ChainError
 from proofyard.chain.events import BatchCommitted
-from proofyard.protocol.closing import ClosedRound, Commit, Rounds, close_rounds
+from proofyard.protocol.certificate import Certificate
+from proofyard.protocol.closing import ClosedRound, Commit, Rounds, certified, close_rounds
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.members import Member
+from proofyard.protocol.roster import RosterInvalid
 from proofyard.protocol.types import BatchId, Digest, JobId
 from proofyard.workloads.workload import load_workload, rounds_of
 
@@ -25,6 +27,8 @@ MembersOf = Callable[[BatchCommitted], Awaitable[Sequence[Member]]]
 """Reads the list of a batch."""
 Key = tuple[JobId, BatchId, Digest]
 """A job, a batch with a line of it, and the hash of the block that it was committed in."""
+Counts = tuple[tuple[Commit, ...], tuple[Certificate, ...]]
+"""What a list says about a job's rounds: when what was committed, and what voters signed."""
 KEPT = 1024
 TRIES = 3
 
@@ -34,13 +38,13 @@ class Counted:
 
     def __init__(self, limit: int = KEPT) -> None:
         self._limit = limit
-        self._known: OrderedDict[Key, tuple[Commit, ...]] = OrderedDict()
+        self._known: OrderedDict[Key, Counts] = OrderedDict()
 
-    def get(self, key: Key) -> tuple[Commit, ...] | None:
+    def get(self, key: Key) -> Counts | None:
         return self._known.get(key)
 
-    def put(self, key: Key, commits: tuple[Commit, ...]) -> None:
-        self._known[key] = commits
+    def put(self, key: Key, counts: Counts) -> None:
+        self._known[key] = counts
         while len(self._known) > self._limit:
             self._known.popitem(last=False)
 
@@ -76,8 +80,9 @@ async def _read(
     fork = await asyncio.to_thread(chain.block_hash, head)
     opened = await asyncio.to_thread(chain.job, job)
     opened_at = await asyncio.to_thread(chain.block_time, opened.open_block)
-    fresh: dict[Key, tuple[Commit, ...]] = {}
+    fresh: dict[Key, Counts] = {}
     commits: list[Commit] = []
+    certificates: list[Certificate] = []
     for event in await asyncio.to_thread(chain.committed, job):
         key = job, event.batch, event.position.block_hash
         held = known.get(key)
@@ -86,23 +91,39 @@ async def _read(
             own = [member for member in members if member.commitment.job == job]
             held = await asyncio.to_thread(_counting, chain.domain, opened.manifest, rounds, at, own)
             fresh[key] = held
-        commits += held
+        commits += held[0]
+        certificates += held[1]
     if await asyncio.to_thread(chain.block_hash, head) != fork:
         return None
     for key, held in fresh.items():
         known.put(key, held)
+    if rounds.closing.voters:
+        return await asyncio.to_thread(_certified, chain.domain, job, rounds, certificates)
     return close_rounds(rounds.closing, rounds.workers, rounds.rounds, opened_at, commits, now)
 
 
-def _counting(
-    domain: Domain, manifest: Digest, rounds: Rounds, at: int, members: Iterable[Member]
-) -> tuple[Commit, ...]:
-    """The commitments of a list that a round may take: to a task of the job, signed."""
+def _certified(
+    domain: Domain, job: JobId, rounds: Rounds, certificates: Sequence[Certificate]
+) -> tuple[ClosedRound, ...]:
+    """What voters have signed; nothing where not all of them have shown that their keys are their own."""
+    try:
+        roster = rounds.roster
+    except RosterInvalid:
+        roster = None
+    return () if roster is None else certified(domain, job, rounds, roster, certificates)
+
+
+def _counting(domain: Domain, manifest: Digest, rounds: Rounds, at: int, members: Sequence[Member]) -> Counts:
+    """The commitments of a list that a round may take, to a task of the job and signed; where nodes decide, the
+    certificates beside them."""
+    if rounds.closing.voters:
+        return (), tuple(member.certificate for member in members if member.certificate is not None)
     tasks = range(rounds.rounds * rounds.workers)
-    return tuple(
+    commits = tuple(
         (at, member.commitment.task)
         for member in members
         if member.commitment.manifest == manifest
         and member.commitment.task in tasks
         and member.commitment.is_signed(domain, member.signature)
     )
+    return commits, ()

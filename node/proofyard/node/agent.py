@@ -110,6 +110,10 @@ LOOK_S = 8.0
 """How long an offer is looked at before it is answered."""
 
 
+class NotDone(ProofyardError):
+    """A task that this node owes nobody is not done now."""
+
+
 class Agent:
     """Handlers and the work loop of one node."""
 
@@ -148,6 +152,11 @@ class Agent:
         self._count = itertools.count()
         self._current: Work | None = None
         self.tally = Tally()
+        self.votes_in: Callable[[JobId], bool] = lambda _: False
+        """Whether this node decides with others what a job's rounds take."""
+        self.voted: Callable[[TaskOffer, Manifest], Awaitable[SubmitCommitment | None] | None] = lambda *_: None
+        """Of a task that is this node's as a voter, what becomes of it: the commitment that a round has taken, or None
+        where it is to be done like any other. None for another's."""
         self.on_turn: Callable[[Work | None], None] = lambda _: None
         """Hears what is executed from now on, None for nothing."""
         self.on_accepted: Callable[[], None] = lambda: None
@@ -199,10 +208,10 @@ class Agent:
         if finished is not None:
             self._deliver_commitment(connection.peer, offer, finished)
             return Ack()
-        reason = self._closed or self._busy(connection.peer)
+        reason = self._closed or self._busy(connection.peer, offer)
         reason = reason or await self._looked_at(self._offers.check_task(connection.peer, offer))
         if not reason and not self._has(work):
-            reason = self._busy(connection.peer)
+            reason = self._busy(connection.peer, offer)
             if not reason:
                 self._journal.accept_task(connection.peer, offer)
                 self._enqueue(work)
@@ -376,14 +385,14 @@ class Agent:
             return
         logger.info("%s is given back: %s", work.name, reason)
         self._hand_back(work, reason)
-        work.cancelled = True
-        if work is self._current:
-            await self._executor.stop()
+        await self._call_off(work)
 
-    def _busy(self, verifier: Address) -> str:
-        """Why no task is taken now. One whose inputs are still gathered keeps none of another verifier's away."""
-        tasks = [work for work in self._wanted() if isinstance(work.offer, TaskOffer)]
-        if sum(work.ready or work.verifier == verifier for work in tasks) >= self._settings.tasks_held:
+    def _busy(self, verifier: Address, offer: TaskOffer) -> str:
+        """Why a task is not taken now. One whose inputs are still gathered keeps none of another verifier's away; what
+        this node does anyway, as a voter, keeps away nothing."""
+        tasks = [work for work in self._wanted() if isinstance(work.offer, TaskOffer) and work.waits is None]
+        held = sum(work.ready or work.verifier == verifier for work in tasks)
+        if held >= self._settings.tasks_held and not self.votes_in(offer.job):
             return "busy with other tasks"
         waiting = self._courier.waiting(verifier)
         return f"{waiting} deliveries to {verifier} are not answered" if waiting >= MAX_QUEUE else ""
@@ -457,20 +466,29 @@ class Agent:
 
     async def _cancel(self, work: Work, reason: str) -> None:
         logger.info("%s is no longer wanted: %s", work.name, reason)
+        await self._call_off(work)
+
+    async def _call_off(self, work: Work) -> None:
         work.cancelled = True
-        if work is self._current:
+        if work.waits is not None:
+            work.waits.cancel()
+            self._drop(work)
+        elif work is self._current:
             await self._executor.stop()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
     # The loops
 
     async def run(self) -> None:
         """Take up what an earlier run left, then work until cancelled."""
         for verifier, offer, submission in self._journal.open_tasks():
+            if verifier == self._wallet.address:
+                continue  # its course asks for it again
             if submission is None:
                 self._enqueue(Work(verifier, offer))
             else:
@@ -499,8 +517,9 @@ class Agent:
         while True:
             work = await lane.get()
             if not work.cancelled and await self._attempt(work, self._gather(work)):
-                work.ready = True
-                self._enqueue(work)
+                work.ready = work.waits is None
+                if work.ready:
+                    self._enqueue(work)
             else:
                 self._drop(work)
 
@@ -566,7 +585,8 @@ class Agent:
                 await self._added.wait()
             await asyncio.sleep(LEAST_BEAT_S)
             now = asyncio.get_running_loop().time()
-            for verifier in {work.verifier for work in self._accepted.values()} - self._reporting:
+            told = {work.verifier for work in self._accepted.values()} - {self._wallet.address}
+            for verifier in told - self._reporting:
                 if now - self._reported.setdefault(verifier, now) >= self._beat_s(verifier):
                     self._spawn(self._report_all(verifier))
 
@@ -615,7 +635,7 @@ class Agent:
             self._journal.drop_task(work.verifier, offer)
         else:
             self._journal.drop_audit(work.verifier, offer)
-        if work.cancelled:
+        if work.cancelled or work.verifier == self._wallet.address:
             return
         self.tally.give_back(work.name, reason, time.time())
         message = (
@@ -640,8 +660,12 @@ class Agent:
             await self._supplies.fetch(verifier, offer.before, offer.providers, limit, "the state")
         else:
             task = offer if isinstance(offer, TaskOffer) else offer.held.offer
-            if isinstance(offer, TaskOffer):
-                await self._offers.check_task(verifier, offer, accepted=True)
+            if isinstance(offer, TaskOffer) and verifier != self._wallet.address:
+                manifest = await self._offers.check_task(verifier, offer, accepted=True)
+                coming = None if work.alone else self.voted(offer, manifest)
+                if coming is not None:
+                    work.waits = self._spawn(self._as_voter(work, offer, coming))
+                    return
             await self._prepare(verifier, task.manifest, task.inputs, task.providers, task.task)
 
     async def _do(self, work: Work) -> None:
@@ -657,8 +681,66 @@ class Agent:
                 self._agenda.took(work.offer, asyncio.get_running_loop().time() - start, work.offer.task.segments)
             await self._retention.note_finished(work.verifier, work.offer)
             self.tally.tasks += 1
-            if not work.cancelled:
+            if work.verifier == self._wallet.address:
+                await self._keep(work, submission)
+            elif not work.cancelled:
                 self._deliver_commitment(work.verifier, work.offer, submission, work)
+
+    # As a voter
+
+    async def do(self, offer: TaskOffer) -> SubmitCommitment:
+        """Execute a task that no verifier has given out, because this node votes in its job. What it did before it
+        returns again. Raises `NotDone`, and what stands between this machine and the task."""
+        own = self._wallet.address
+        done = self._journal.submission(own, offer)
+        if done is not None:
+            return done
+        if self._closed:
+            raise NotDone(self._closed)
+        manifest = await self._supplies.manifest(own, offer.manifest, ())
+        await self._offers.check_own(offer, manifest)
+        self._journal.accept_task(own, offer)
+        work = Work(own, offer)
+        self._enqueue(work)
+        try:
+            await work.finished.wait()
+        finally:
+            if not work.finished.is_set():
+                await self._cancel(work, "its round does without it")
+        done = self._journal.submission(own, offer)
+        if done is None:
+            raise NotDone(f"{work.name} came to nothing here")
+        return done
+
+    async def _keep(self, work: Work, submission: SubmitCommitment) -> None:
+        """Have what this node did unasked on the disk itself."""
+        assert isinstance(work.offer, TaskOffer)
+        artifacts = {submission.commitment.result, *submission.trace} - work.lasting
+        await asyncio.to_thread(self._store.sync, *artifacts, missing_ok=True)
+        self._journal.close_task(work.verifier, work.offer)
+        await self._journal.lasting()
+        if work.leftovers is not None:
+            await asyncio.to_thread(work.leftovers)
+
+    async def _as_voter(self, work: Work, offer: TaskOffer, coming: Awaitable[SubmitCommitment | None]) -> None:
+        if not await self._attempt(work, self._hand_over(work, offer, coming)):
+            self._drop(work)
+
+    async def _hand_over(self, work: Work, offer: TaskOffer, coming: Awaitable[SubmitCommitment | None]) -> None:
+        """Give a verifier what this node has done unasked, once a round has taken it. What is to be made of other
+        results than that was, because of a fault that was found meanwhile, is done like any other task."""
+        submission = await coming
+        work.waits = None
+        if submission is None:
+            work.alone = True
+            self._enqueue(work)
+            return
+        self._journal.hand_over(self._wallet.address, work.verifier, offer, submission)
+        await self._retention.note_finished(work.verifier, offer)
+        self._deliver_commitment(work.verifier, offer, submission, work)
+        self._forget(work)
+
+    # What is executed
 
     async def _execute(self, work: Work, offer: TaskOffer) -> SubmitCommitment:
         """Run a whole task and sign for it. The signature leaves once the states are on the disk."""
@@ -805,6 +887,8 @@ class Agent:
         task: TaskSpec,
     ) -> tuple[Manifest, Inputs]:
         """Everything a task needs, on this disk and checked against its CID."""
+        if verifier == self._wallet.address:
+            verifier = next((connection.peer for connection in self._links.live()), verifier)
         manifest = await self._supplies.manifest(verifier, manifest_cid, providers)
         return manifest, await self._supplies.inputs(verifier, manifest, inputs, providers, task)
 

@@ -235,6 +235,13 @@ class Journal:
         row = self._one(f"select submission from node_work where {TASK}", *_task_key(verifier, offer))
         return decode(row[0], SubmitCommitment) if row and row[0] else None
 
+    def hand_over(self, node: Address, verifier: Address, offer: TaskOffer, submission: SubmitCommitment) -> None:
+        """What this `node` has done unasked is committed to a verifier that has offered it: its states are owed there
+        too, and there is one copy of them."""
+        row = self._one(f"select every from node_work where {TASK}", *_task_key(node, offer))
+        self.accept_task(verifier, offer)
+        self.finish_task(verifier, offer, submission, every=row[0] if row else 1)
+
     def close_task(self, verifier: Address, offer: TaskOffer, receipt: Receipt | None = None) -> None:
         """The verifier has the commitment, and gave a `receipt` for it, or it is of no use any more."""
         if receipt is not None:

@@ -53,6 +53,7 @@ class Neighbourhood:
         here: bool = False,
     ) -> None:
         self._settings, self._chain, self._endpoint, self._links = settings, chain, endpoint, links
+        self._presence = presence
         self._file = settings.data_dir / FILE
         self._owners: Mapping[Address, str] = {}
         self._verifiers: frozenset[Address] = frozenset()
@@ -134,9 +135,20 @@ class Neighbourhood:
         known = self._gossip.table.get(node)
         said = (route for seed, routes in (*self._named, *self._registered) if seed == node for route in routes)
         routes = [*(known.record.routes if known is not None else ()), *said]
-        if not routes:
+        if routes:
+            return await self._endpoint.connect_by(routes, expect=node)
+        listed = await asyncio.to_thread(self._listed, node)
+        if not listed or (is_dialled_from_elsewhere(listed) == self._presence.is_local):
             raise PeerUnreachable(node, 0, "nobody says where it is")
-        return await self._endpoint.connect_by(routes, expect=node)
+        return await self._endpoint.connect_to(listed, expect=node)
+
+    def _listed(self, node: Address) -> str:
+        """Where the Registry says that a node is; "" for nowhere."""
+        try:
+            operator = self._chain.operator_of(node)
+            return "" if operator is None else self._chain.operator(operator).endpoint
+        except ProofyardError as error:
+            raise PeerUnreachable(node, 0, f"the Registry cannot be asked: {error}") from None
 
     async def _dial(self, seed: Seed) -> Connection | None:
         node, routes = seed

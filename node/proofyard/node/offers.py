@@ -63,6 +63,21 @@ class Offers:
         job = await self._job(offer)
         manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
         await self._check_spec(verifier, offer, manifest)
+        await self._check_terms(job, manifest, offer)
+        if not accepted and (later := self.waits(job)):
+            raise LeftForLater(later)
+        if len(offer.inputs) != len(offer.task.deps):
+            raise OfferRefused("inputs", f"are {len(offer.inputs)}, the task has {len(offer.task.deps)}")
+        return manifest
+
+    async def check_own(self, offer: TaskOffer, manifest: Manifest) -> None:
+        """Of a task that this node does as a voter, what `check_task` asks of a job and of this machine."""
+        job = await self._job(offer)
+        await self._check_terms(job, manifest, offer)
+        if later := self.waits(job):
+            raise LeftForLater(later)
+
+    async def _check_terms(self, job: JobRecord, manifest: Manifest, offer: TaskOffer) -> None:
         check_limits(self._settings, manifest, offer.task)
         prices = parse_prices(self._settings.min_price)
         check_price(prices, job, manifest.workload, unpaid=self._settings.unpaid)
@@ -75,11 +90,6 @@ class Offers:
             # Nobody would come to its audits, and what nobody has audited is not paid.
             raise OfferRefused("the job's audit fee", f"pays an auditor {seat}, at least {LEAST_SEAT_PAY} are needed")
         await self._supplies.local_data(manifest, offer.task)
-        if not accepted and (later := self.waits(job)):
-            raise LeftForLater(later)
-        if len(offer.inputs) != len(offer.task.deps):
-            raise OfferRefused("inputs", f"are {len(offer.inputs)}, the task has {len(offer.task.deps)}")
-        return manifest
 
     async def check_audit(self, verifier: Address, offer: AuditOffer) -> Manifest:
         """The manifest of an audit whose seed, task and state are those of the batch. Raises as `check_task` does."""

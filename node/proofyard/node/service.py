@@ -37,6 +37,8 @@ from proofyard.node.promises import Promises
 from proofyard.node.proving import Proving
 from proofyard.node.purse import CREDIT, Purse
 from proofyard.node.retention import Retention
+from proofyard.node.rounds.courses import Courses
+from proofyard.node.rounds.service import Rounds
 from proofyard.node.sensors import Sensors
 from proofyard.node.serving import serve_owed_blocks
 from proofyard.node.settings import NodeSettings
@@ -194,6 +196,9 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
             max_input_bytes=max(settings.max_model_bytes, settings.max_data_bytes),
             local=LocalSets(settings.data_dir / LOCAL_FOLDER).path,
         )
+        rounds = Rounds(*(wallet, endpoint, store, journal), neighbourhood.reach, max_bytes=settings.max_state_bytes)
+        courses = Courses(wallet, chain, rounds, agent.do, network.read, journal, settings.workloads, news)
+        agent.votes_in, agent.voted = courses.votes_in, courses.voted
         parts: list[Coroutine[Any, Any, None]] = [
             links.run(),
             agent.run(),
@@ -205,6 +210,7 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
             proving.run(),
             presence.run(),
             neighbourhood.run(),
+            courses.run(),
             _ready(settings, links, wallet, endpoint),
             _until_stopped(stop, agent, links, watch, settings.stop_s),
         ]

@@ -35,7 +35,8 @@ class Work:
     that are on the disk itself. `leftovers` deletes what the executor has left of it, once that is not needed any
     more. `number` counts what was accepted, and an audit's answer is wanted at `wanted_at`, in the event loop's time.
     `begun` once it was executed, if only in part; `states`: the last of its states that is on this disk. `moved` where
-    a step was not reported yet, `telling` while steps are."""
+    a step was not reported yet, `telling` while steps are. `waits`, while it is not executed for its verifier: this
+    node does it as a voter, and a round is to take it; `alone` where that came to nothing."""
 
     verifier: Address
     offer: TaskOffer | AuditOffer | Owed
@@ -52,6 +53,8 @@ class Work:
     leftovers: Callable[[], None] | None = None
     number: int = 0
     wanted_at: float = 0.0
+    waits: asyncio.Task[None] | None = None
+    alone: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:

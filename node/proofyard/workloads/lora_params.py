@@ -76,7 +76,8 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `begins`: the job goes on from another one's round. `rounds` counts those before it, and so do learning rate,
     batches and seeds: with the parameters and data of that job it ends in the bits that one would have ended in.
     Rounds: with `closing` a round waits for no more than a quorum and a time, and every result carries what its round
-    started from, so that a later one can take it (`proofyard.protocol.closing`); without, it waits for all shards.
+    started from, so that a later one can take it (`proofyard.protocol.closing`); without, it waits for all shards. With
+    `voters` in it these decide what a round takes, and shard w is the work of voter w.
     `local`: each shard is a file that nobody publishes (`proofyard.workloads.local_data`), and the manifest has no
     `data`; `shard_by` says nothing then.
     """

@@ -315,9 +315,13 @@ class RegistryReader(Binding):
     def jobs_of(self, requester: Address | None = None, *, since: int | None = None) -> list[JobId]:
         """The jobs that `requester`, or anybody, has opened, oldest first, from block `since` on, or from the
         Registry's first."""
+        return [event.job for event in self.opened(requester, since=since)]
+
+    def opened(self, requester: Address | None = None, *, since: int | None = None) -> list[JobOpened]:
+        """The same, with what they were opened with."""
         topics = [topic_of(JobOpened), None, None if requester is None else word(int(requester, 16))]
         found = self._events_since(self.first_block if since is None else since, topics)
-        return [event.job for event in found if isinstance(event, JobOpened)]
+        return [event for event in found if isinstance(event, JobOpened)]
 
     def _batch_events(self, job: JobId, kind: type[BatchCommitted] | type[BatchSettled]) -> list[Any]:
         opened = named("Registry", "job", self._read("job", job))["open_block"]

@@ -89,12 +89,16 @@ def submit(
 
     Prints its number. Inputs are not encrypted: a CID is all that it takes.
     """
+    from proofyard.sdk.voters import told
+
     spec = what.spec()
     with open_client(context, flags) as client:
         prepared = client.prepare(spec, what.offer(), what.said.terms.get("nonce", ""))
         terms = prepared.terms
         if prepared.length:
             note(prepared.length)
+        if voters := told(prepared.manifest):
+            note(voters)
         proposed = "" if "verifier_fee" in what.said.terms else ", proposed (--verifier-fee sets it)"
         note(
             f"into escrow: {format_credits(terms.reward)} for work, {format_credits(terms.audit_fee)} for audits, "

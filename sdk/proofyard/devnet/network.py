@@ -47,7 +47,8 @@ class Plan:
     `threads`: CPU threads of each node's executor. `model_dirs`: used in place by all. `rpc_port` 0 takes a free
     port. `block_time` in seconds. `ready_timeout` in seconds, for each process. `purse`: what each owner and
     the requester are given beside their stake, in base units. `bonds`: what the owner of each honest node stakes beside
-    what backs it, so that the node can challenge and appeal by itself; None for one challenge and its appeal. `blind`:
+    what backs it, so that the node can challenge and appeal by itself; None for one challenge and its appeal.
+    `listed`: the Registry says where nodes are, so that they find each other without a verifier. `blind`:
     verifiers find every audited answer right. `decoys_bps`: for how many tasks in 10,000 they order a decoy, and nodes
     make one; None for what they do by themselves.
     """
@@ -62,6 +63,7 @@ class Plan:
     model_dirs: tuple[Path, ...] = ()
     rpc_port: int = 0
     block_time: int = 1
+    listed: bool = False
     lease_s: float = 30.0
     state_due_s: float = 60.0
     batch_s: float = 60.0
@@ -305,7 +307,9 @@ class DevNetwork:
             self.anvil.fund(wallet.address)
         self.chain(self.treasury).transfer(owner.address, Wei(stake + self.plan.purse))
         if role == "node":
-            self.chain(owner).register_node(key, stake, workload_bits(WORKLOADS))
+            self._ready[name] = {"port": free_udp_port()} if self.plan.listed else {}
+            endpoint = self.endpoint(name) if self.plan.listed else ""
+            self.chain(owner).register_node(key, stake, workload_bits(WORKLOADS), endpoint)
         elif role == "verifier":
             self._ready[name] = {"port": free_udp_port()}
             self.chain(owner).register_verifier(key, stake, self.endpoint(name))
@@ -334,6 +338,7 @@ class DevNetwork:
             settings |= {} if self.plan.decoys_bps is None else {"decoys_bps": self.plan.decoys_bps}
         else:
             settings |= {"threads": self.plan.threads, "stop_s": 0, "prove_s": 0, "page": False}
+            settings |= {"port": self._ready[member.name]["port"]} if self.plan.listed else {}
             settings |= {} if found_here().holds else {"unsandboxed": True}  # the jobs here are one's own
             settings |= {} if self.plan.decoys_bps is None else {"max_decoys_bps": self.plan.decoys_bps}
         if member.adversary:

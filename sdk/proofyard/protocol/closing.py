@@ -6,10 +6,14 @@ committed by then, and of earlier rounds what came too late for them. Times are 
 committed in, so everybody computes the same sets. A verifier can make a delta late by committing it late, within what
 the receipt that its worker holds allows; it cannot name a set.
 
+With `voters` no time counts: a round is closed once a certificate of theirs says what it took, and such a
+certificate is in a list of the job (`certified`).
+
 A set is one of tasks. Whose result of a task counts, verdicts say: work that is done again has the same bits and the
 same place, whenever it comes.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +23,21 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from proofyard.protocol.certificate import Delta, Terms
+from proofyard.protocol.certificate import (
+    Certificate,
+    CertificateInvalid,
+    Delta,
+    Deltas,
+    Phase,
+    Round,
+    Terms,
+    round_after,
+    validate_certificate,
+)
+from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_DEPS, TaskSpec
-from proofyard.protocol.types import ProofyardError, TaskIndex
+from proofyard.protocol.roster import MAX_VOTERS, Roster, Voter, roster_of
+from proofyard.protocol.types import Address, JobId, ProofyardError, TaskIndex
 
 BPS = 10_000
 Commit = tuple[int, TaskIndex]
@@ -35,12 +51,13 @@ class ClosingRefused(ProofyardError, ValueError):
 class Closing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The rules, as a manifest has them. `quorum` tasks of a round are enough after `timeout_s`. A delta that is n
     rounds late, `late_rounds` at most, counts (`discount_bps` / 10,000)^n of itself (staleness as in FedBuff, arXiv
-    2106.06639)."""
+    2106.06639). `voters`: who decides what a round takes, in ascending order; without any the chain's times do."""
 
     quorum: Annotated[int, Meta(ge=1, le=MAX_DEPS)]
     timeout_s: Annotated[int, Meta(ge=1, le=30 * 86_400)]
     late_rounds: Annotated[int, Meta(ge=0, le=8)] = 1
     discount_bps: Annotated[int, Meta(ge=0, le=BPS)] = BPS // 2
+    voters: Annotated[tuple[Voter, ...], Meta(max_length=MAX_VOTERS)] = ()
 
     def scale(self, late: int) -> float:
         """What a delta that is so many rounds late counts, correctly rounded."""
@@ -54,6 +71,11 @@ class Rounds:
     closing: Closing
     workers: int
     rounds: int
+
+    @property
+    def roster(self) -> Roster | None:
+        """Who decides; None where the chain's times do. Raises `RosterInvalid`."""
+        return roster_among(self.closing.voters) if self.closing.voters else None
 
 
 @dataclass(frozen=True)
@@ -83,6 +105,20 @@ def check_closing(closing: Closing, workers: int) -> None:
         raise ClosingRefused(
             f"with {closing.late_rounds} late rounds a set may have {most} deltas, at most {MAX_DEPS} fit; give less"
         )
+    places = [bytes.fromhex(voter.node[2:]) for voter in closing.voters]
+    if places != sorted(set(places)):
+        raise ClosingRefused("its voters are not in ascending order of their addresses, each once; sort them")
+
+
+@functools.lru_cache(maxsize=64)
+def roster_among(voters: tuple[Voter, ...]) -> Roster:
+    """`roster_of` these: their proofs, which take 0.3 s each, are looked at once."""
+    return roster_of(voters)
+
+
+def voter_of(workers: int, voters: Sequence[Address], task: TaskIndex) -> Address:
+    """Whose task it is where nodes decide: shard w is that of voter w, counted around."""
+    return voters[task % workers % len(voters)]
 
 
 def close_rounds(
@@ -117,6 +153,37 @@ def taken_rounds(rounds: Rounds, sets: Sequence[Iterable[Delta]]) -> tuple[Close
         left.update(_tasks(rounds.workers, number))
         closed.append(_closed(rounds, number, 0, {delta.task for delta in deltas}, left))
     return tuple(closed)
+
+
+def certified(
+    domain: Domain, job: JobId, rounds: Rounds, roster: Roster, certificates: Iterable[Certificate]
+) -> tuple[ClosedRound, ...]:
+    """The rounds that are closed by what voters signed: `certificates` are those that a job's lists hold, in any order
+    and whatever they are of. Those that are none of the next round count for nothing."""
+    of_round: defaultdict[int, set[Certificate]] = defaultdict(set)
+    for certificate in certificates:
+        if certificate.deltas:
+            # What a round takes has a task of its own in it, and none of a later one.
+            of_round[max(delta.task for delta in certificate.deltas) // rounds.workers].add(certificate)
+    sets: list[Deltas] = []
+    while len(sets) < rounds.rounds:
+        each, terms = round_after(domain, job, roster, sets), terms_of(rounds.closing, rounds.workers, sets)
+        found = (one for one in of_round[len(sets)] if not terms.objection(one.deltas) and _is_of(each, roster, one))
+        certificate = next(found, None)
+        if certificate is None:
+            break
+        sets.append(certificate.deltas)
+    return taken_rounds(rounds, sets)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_of(each: Round, roster: Roster, certificate: Certificate) -> bool:
+    """Whether a round's voters have signed a certificate."""
+    try:
+        validate_certificate(each, roster, certificate, Phase.COMMIT)
+    except CertificateInvalid:
+        return False
+    return True
 
 
 def open_tasks(specs: Sequence[TaskSpec], rounds: Rounds, closed: Sequence[ClosedRound]) -> tuple[TaskSpec, ...]:

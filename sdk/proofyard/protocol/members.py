@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from proofyard.protocol import merkle
+from proofyard.protocol.certificate import Certificate
 from proofyard.protocol.cid import cid_bytes
 from proofyard.protocol.codec import Bytes32, CidText, decode, encode
 from proofyard.protocol.commitment import Commitment
@@ -24,12 +25,14 @@ TaskKey = tuple[JobId, TaskIndex]
 """What names a task everywhere: its job and its place in the job's graph."""
 
 
-class Member(msgspec.Struct, frozen=True):
-    """A commitment as its worker signed it, and the CIDs of its `segments` + 1 boundary states."""
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A commitment as its worker signed it, and the CIDs of its `segments` + 1 boundary states. `certificate`: that of
+    the round which took it, where nodes decide what a round takes; in a list it is with one task of the round."""
 
     commitment: Commitment
     signature: Signature
     trace: tuple[CidText, ...]
+    certificate: Certificate | None = None
 
     @property
     def key(self) -> TaskKey:

@@ -11,10 +11,12 @@ from msgspec import Meta
 
 from proofyard.protocol.capability import BLOCK_BYTES, MAX_CAPABILITY_BYTES
 from proofyard.protocol.carriage import CarriageReceipt
+from proofyard.protocol.certificate import Certificate
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.members import Membership
 from proofyard.protocol.merkle import MAX_DEPTH
+from proofyard.protocol.roster import BlsKey, Signed
 from proofyard.protocol.routes import MAX_ROUTES, Route
 from proofyard.protocol.seal import Bytes32, Opening, Reason, Salt
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
@@ -171,13 +173,28 @@ class Decoy(msgspec.Struct, frozen=True):
 class SubmitCommitment(msgspec.Struct, frozen=True, tag="submit-commitment-2"):
     """A finished task. `trace` holds the CIDs of its `segments` + 1 states; each of them is the answer to the audit
     before it. `salt` opens the commitment's mark as work, once the batch's record does. `decoy`, if one was ordered,
-    comes into a batch first and the commitment itself into a later one."""
+    comes into a batch first and the commitment itself into a later one. `certificate`: what took it, where nodes decide
+    what a round takes."""
 
     commitment: Commitment
     signature: Signature
     trace: tuple[Cid, ...]
     salt: Salt
     decoy: Decoy | None = None
+    certificate: Certificate | None = None
+
+
+class AskVoter(msgspec.Struct, frozen=True, tag="ask-voter"):
+    """A requester asks a node with which key it votes on what rounds take. Replied to with `VoterKey`."""
+
+    idempotent: ClassVar[bool] = True
+
+
+class VoterKey(msgspec.Struct, frozen=True, tag="voter-key"):
+    """A node's place in a roster, but for its weight."""
+
+    key: BlsKey
+    possession: Signed
 
 
 class SubmitCommitments(msgspec.Struct, frozen=True, tag="submit-commitments"):
@@ -472,6 +489,7 @@ REQUESTS: tuple[type[msgspec.Struct], ...] = (
     FillMemory,
     ShowStep,
     MemoryChecked,
+    AskVoter,
 )
 """What one peer may ask another; everything else is an item or a reply. `docs/protocol.md` shows an example of each in
 bytes."""

@@ -51,8 +51,9 @@ from proofyard.sdk.results import Proven, manifest_of, prove, standing_batches
 from proofyard.sdk.rounds import SettledRounds, settled_rounds
 from proofyard.sdk.seams import mapped, mapped_each
 from proofyard.sdk.settings import requester_settings
-from proofyard.sdk.specs import JobSpec, called
+from proofyard.sdk.specs import JobSpec, LoraJob, called
 from proofyard.sdk.terms import Offer, check_offer
+from proofyard.sdk.voters import find_voters
 from proofyard.transport import TransportError
 from proofyard.workloads.workload import finals_of, load_workload, task_graph
 
@@ -170,6 +171,8 @@ class AsyncClient:
         chain = self.chain
         sources = Sources(self._from_thread(self.peers.fetch), self._from_thread(self.result))
         check_offer(offer)
+        if isinstance(spec, LoraJob) and spec.rounds_by == "nodes" and not spec.voters:
+            spec = replace(spec, voters=await find_voters(chain, self.peers, "lora", self.timeout.answer))
 
         def work() -> Prepared:
             made = preparing.work_of(spec, self.store, sources, self.limits)

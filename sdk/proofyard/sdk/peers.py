@@ -11,7 +11,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from proofyard.artifacts import ArtifactUnavailable, BlockStore, fetch, serve_blocks
 from proofyard.artifacts.dag import load
 from proofyard.artifacts.exchange import PeerBlocks
-from proofyard.chain import ChainClient, VerifierRecord, Wallet
+from proofyard.chain import ChainClient, NodeRecord, VerifierRecord, Wallet
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, Publish
 from proofyard.protocol.settlement import OperatorId
@@ -167,14 +167,14 @@ class Peers:
                 break
         raise NoVerifier(_why(reasons))
 
-    async def dial(self, verifier: VerifierRecord) -> Connection | str:
-        """A connection to a verifier, or why there is none."""
+    async def dial(self, peer: VerifierRecord | NodeRecord) -> Connection | str:
+        """A connection to a peer by what the Registry says of it, or why there is none."""
         try:
-            connection = await self._transport.connect(PeerAddress.parse(verifier.endpoint, verifier.node))
+            connection = await self._transport.connect(PeerAddress.parse(peer.endpoint, peer.node))
         except (BadPeer, TransportError) as error:
-            self._away[verifier.node] = time.monotonic() + self._timeout.away
+            self._away[peer.node] = time.monotonic() + self._timeout.away
             return str(error)
-        self._away.pop(verifier.node, None)
+        self._away.pop(peer.node, None)
         return connection
 
     def _patiently(self) -> AsyncRetrying:

@@ -12,6 +12,7 @@ import msgspec
 
 from proofyard.protocol.codec import prepared
 from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.roster import Voter
 from proofyard.protocol.types import Cid
 from proofyard.sdk.epochs import check_epochs, training_length
 from proofyard.sdk.errors import JobRefused
@@ -28,6 +29,8 @@ from proofyard.workloads.workload import Inputs, load_workload
 
 ROUNDS = 2
 """Of a LoRA job that says neither rounds nor epochs."""
+ROUND_S = 600
+"""After so long nodes do without a result that is not there, where a job says nothing."""
 if TYPE_CHECKING:
     Data: TypeAlias = Any
 else:
@@ -77,8 +80,10 @@ class LoraJob:
     over is a small encoding of what it has changed, "int8" (a quarter of the bytes), "sign" (a thirtieth) or others,
     and what that leaves out comes with later rounds (docs/federated.md). `closing`: a round waits for a quorum and a
     time instead of everybody, {"quorum": 3, "timeout_s": 600}; what comes late counts less, in a later round, and what
-    nobody commits to is not paid. `precision` of the frozen weights: "exact", "exact8" (faster, less precise) or
-    "exact4" (QLoRA, the least memory); see docs/exact.md.
+    nobody commits to is not paid. `rounds_by` "nodes": what a round takes the network's nodes decide among themselves,
+    by vote, and go on while no verifier is there; `closing` says when a round does without what is missing.
+    `precision` of the frozen weights: "exact", "exact8" (faster, less precise) or "exact4" (QLoRA, the least memory);
+    see docs/exact.md.
 
     `objective` "dpo" (direct preference optimisation, arXiv 2305.18290) learns from rows with `prompt`, `chosen` and
     `rejected`, texts or lists of turns, to prefer what was chosen; a step takes `batch` pairs, and `beta` says how
@@ -113,6 +118,9 @@ class LoraJob:
     beta: float = BETA
     compression: Compression | None = None
     closing: dict[str, int] | None = None
+    rounds_by: Literal["chain", "nodes"] = "chain"
+    voters: tuple[Voter, ...] = ()
+    """Who decides with `rounds_by` "nodes"; found at submission where nobody is named."""
     local: dict[str, Any] | None = None
     aggregation: Literal["ffa", "fedit", "fedex", "flora"] = "ffa"
     robust: Literal["mean", "trimmed-mean", "median", "geometric-median", "centered-clipping", "krum", "multi-krum"] = (
@@ -167,6 +175,15 @@ class LoraJob:
         )
         return executable(manifest, self.model, None if local_name(self.data) else self.data)
 
+    def _closing(self) -> dict[str, Any] | None:
+        """By which rules its rounds close, with those who decide."""
+        if self.rounds_by == "chain":
+            return self.closing
+        if not self.voters:
+            raise JobRefused("voters: nobody is named who decides; submit_job asks the network's nodes")
+        rules = self.closing or {"quorum": self.workers - self.workers // 3, "timeout_s": ROUND_S}
+        return {**rules, "voters": msgspec.to_builtins(self.voters)}
+
     def _outer(self) -> str:
         """The outer optimizer that its options come to."""
         if self.options.get("outer_momentum", 0):
@@ -209,7 +226,7 @@ class LoraJob:
             "objective": self.objective,
             "beta": self.beta,
             "compression": self.compression,
-            "closing": self.closing,
+            "closing": self._closing(),
             "aggregation": self.aggregation,
             "robust": self.robust,
             "ranks": tuple(self.ranks or ()),
@@ -234,6 +251,8 @@ def _said(params: LoraParams) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(params)
     if params.closing is None:
         del values["closing"]
+    elif not params.closing.voters:
+        del values["closing"]["voters"]
     return values
 
 

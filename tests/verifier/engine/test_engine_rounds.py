@@ -22,8 +22,9 @@ PEOPLE = [(number, 1 + number, 3) for number in range(5)]
 class Rounded(Town):
     """A town whose job has rounds that close by what its chain says."""
 
-    def __init__(self) -> None:
+    def __init__(self, voters: int = 0) -> None:
         super().__init__(PEOPLE, batch_s=1.0, decoys_bps=10_000, secret=b"drawn")
+        self.voters = tuple(sorted(self.people))[:voters]
         self.commits: list[tuple[int, int, TaskIndex]] = []
         """(block, time, task) each."""
         self.told: list[tuple[Address, TaskIndex]] = []
@@ -46,12 +47,14 @@ class Rounded(Town):
             case Expand():
                 self.effects.remove(effect)
                 specs, look_ahead = self.graphs[JOB]
-                self.tell(Expanded(JOB, effect.manifest, "lora", True, look_ahead, specs, (), RULES.workers))
+                self.tell(
+                    Expanded(JOB, effect.manifest, "lora", True, look_ahead, specs, (), RULES.workers, self.voters)
+                )
             case CloseRounds():
                 self.effects.remove(effect)
                 known = open_tasks(self.whole, RULES, self.closed)
                 self.graphs[JOB] = (*known, *self.whole[len(known) :]), 2
-                self.tell(RoundsClosed(JOB, self.closed))
+                self.tell(RoundsClosed(JOB, self.closed, self.voters))
             case CommitBatch() if not self._is_open(effect):
                 self.effects.remove(effect)
                 self.tell(EffectFailed(effect.key, "a round is not open yet"))
@@ -135,6 +138,24 @@ def test_what_comes_late_is_in_the_next_set() -> None:
     town.do(6, 7, 8)
     town.pass_time(10)
     assert town.world.rows.jobs[JOB].state == JobState.DONE and town.world.rows.jobs[JOB].units_paid == 9
+
+
+def test_a_task_is_its_voters_and_others_get_it_only_once_that_one_is_gone() -> None:
+    town = Rounded(voters=3)
+    assert [town.world.rows.works[JOB, index, 1].node for index in range(3)] == list(town.voters)
+    town.do(0, 1)
+    town.leave(town.people[town.voters[2]])
+    town.pass_time(45)
+    assert town.states()[2] == "r", "nobody else has it meanwhile"
+    town.pass_time(60)
+    task = town.world.rows.tasks[JOB, 2]
+    assert task.state == TaskState.GIVEN
+    assert town.world.rows.works[JOB, 2, task.attempt].node not in town.voters[2:]
+    town.do(2)
+    town.join(town.people[town.voters[2]])
+    town.do(3, 4, 5)
+    town.pass_time(10)
+    assert town.world.rows.works[JOB, 8, 1].node == town.voters[2], "it is back"
 
 
 def test_a_cheat_changes_no_set() -> None:

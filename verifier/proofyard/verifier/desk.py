@@ -16,6 +16,7 @@ import msgspec
 from sqlalchemy import func, select
 
 from proofyard.artifacts import ArtifactError, cid_of_bytes
+from proofyard.protocol.certificate import Delta
 from proofyard.protocol.cid import RAW, cid_bytes, cid_codec, cid_digest
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
@@ -87,7 +88,7 @@ from proofyard.verifier.publications import OVER, Publications
 from proofyard.verifier.standing import active_node, joined, leave
 from proofyard.verifier.store.tables import TABLES
 from proofyard.workloads.errors import StateRefused
-from proofyard.workloads.workload import Inputs, Workload, begins, carried_by, carries, require_size
+from proofyard.workloads.workload import Inputs, Workload, begins, carried_by, carries, require_size, rounds_of
 
 logger = logging.getLogger(__name__)
 
@@ -328,6 +329,8 @@ class Desk:
             await self._check_result(node, message)
         except ProofyardError as error:
             return _refusal(error)
+        if message.certificate is not None:
+            message = self._with_certificate(message)
         if message.decoy is not None:
             message = await asyncio.to_thread(self._with_decoy, message, ordered=held.work.decoy)
         return WorkCommitted(
@@ -436,6 +439,17 @@ class Desk:
             name = f"task {message.commitment.task} of job {message.commitment.job}"
             logger.info("the decoy of %s is left out: %s", name, problem)
         return msgspec.structs.replace(message, decoy=None) if problem else message
+
+    def _with_certificate(self, message: SubmitCommitment) -> SubmitCommitment:
+        """A submission with its certificate where that is to say what a round took, and has the task in it. Whether
+        voters have signed it everybody looks who counts it."""
+        context, commitment = self._context, message.commitment
+        manifest = context.manifest(context.rows.jobs[commitment.job].manifest)
+        rounds = rounds_of(context.workload(manifest), manifest)
+        assert message.certificate is not None
+        voted = rounds is not None and bool(rounds.closing.voters)
+        fits = voted and Delta(commitment.task, commitment.result) in message.certificate.deltas
+        return message if fits else msgspec.structs.replace(message, certificate=None)
 
     async def _deadline(self, number: JobId) -> int:
         """Until when a receipt that is signed now may promise a batch: within the Registry's time for receipts, and

@@ -11,6 +11,7 @@ from typing import cast
 
 from proofyard.artifacts import ArtifactError, fetch
 from proofyard.disputes.settled import load_settled
+from proofyard.protocol.closing import Rounds
 from proofyard.protocol.codec import CodecError, decode
 from proofyard.protocol.findings import accepted
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES
@@ -56,6 +57,9 @@ async def expand(context: Context, effect: effects.Expand) -> None:
         manifest = context.manifest(effect.manifest)
         graph = await asyncio.to_thread(context.graph, effect.manifest)
         workload = context.workload(manifest)
+        rounds = rounds_of(workload, manifest)
+        if rounds is not None:
+            await asyncio.to_thread(lambda: rounds.roster)
     except ProofyardError as error:
         raise Permanent(str(error)) from None
     job = context.rows.jobs.get(effect.job)
@@ -64,7 +68,6 @@ async def expand(context: Context, effect: effects.Expand) -> None:
         raise Permanent(objection)
     paid = await _paid_before(context, effect.job) if job is not None and job.units_paid else ()
     await tell_size(context, effect.job, effect.manifest)
-    rounds = rounds_of(workload, manifest)
     context.runner.post(
         Expanded(
             effect.job,
@@ -75,6 +78,7 @@ async def expand(context: Context, effect: effects.Expand) -> None:
             graph,
             paid,
             0 if rounds is None else rounds.workers,
+            _voters(rounds),
         )
     )
 
@@ -129,8 +133,13 @@ async def close_rounds(context: Context, effect: effects.CloseRounds) -> None:
     """Which rounds of a job are closed, by the chain and by the lists that it names."""
     job = context.rows.jobs.get(effect.job)
     if job is not None:
-        closed = await context.closed_of(job.id, context.manifest(job.manifest))
-        context.runner.post(RoundsClosed(job.id, closed))
+        manifest = context.manifest(job.manifest)
+        closed = await context.closed_of(job.id, manifest)
+        context.runner.post(RoundsClosed(job.id, closed, _voters(rounds_of(context.workload(manifest), manifest))))
+
+
+def _voters(rounds: Rounds | None) -> tuple[Address, ...]:
+    return () if rounds is None else tuple(voter.node for voter in rounds.closing.voters)
 
 
 async def look_at_state(context: Context, effect: effects.LookAtState) -> None:

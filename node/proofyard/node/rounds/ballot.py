@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from proofyard.node.rounds.messages import ShownDelta
 from proofyard.protocol.certificate import Delta, Deltas, Round, Terms, round_after
 from proofyard.protocol.cid import CidError, cid_bytes, cid_digest
-from proofyard.protocol.closing import terms_of
+from proofyard.protocol.closing import terms_of, voter_of
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.merkle import root
@@ -43,8 +43,7 @@ class Ballot:
 
     def worker(self, task: TaskIndex) -> Address:
         """Whose task it is."""
-        voters = self.roster.voters
-        return voters[task % self.workers % len(voters)].node
+        return voter_of(self.workers, tuple(self.roster.by_node), task)
 
     def objection(self, shown: ShownDelta) -> str:
         """Why a result that somebody shows cannot be in the round, whatever its bytes are; empty where it can."""

@@ -55,6 +55,8 @@ class Course:
         self, voted: VotedJob, node: Address, rounds: Rounds, do: Do, *, timeout_s: float = FIRST_TIMEOUT_S
     ) -> None:
         self._voted, self._node, self._rounds, self._do, self._timeout_s = voted, node, rounds, do, timeout_s
+        self._rules = rounds_of(load_workload(voted.manifest.workload), voted.manifest)
+        self._workers = 1 if self._rules is None else self._rules.workers
         self._done: dict[TaskIndex, SubmitCommitment] = {}
         """Tasks of this node's that no round has taken yet."""
         self._doing: tuple[TaskIndex, asyncio.Task[None]] | None = None
@@ -62,6 +64,9 @@ class Course:
         """Of the rounds that are decided."""
         self._voters: list[RoundVoter] = []
         """Of the same, for what they took."""
+        self._failed = False
+        self._moved = asyncio.Event()
+        """Set once another round is decided, and replaced."""
 
     @property
     def sets(self) -> list[Deltas]:
@@ -70,15 +75,33 @@ class Course:
     async def run(self) -> list[Certificate]:
         """Until the last round is decided; what that one took is here then. Raises `NotAVoter`, and as `next_ballot`
         does."""
-        found = rounds_of(load_workload(self._voted.manifest.workload), self._voted.manifest)
-        count, closes_s = (0, 0.0) if found is None else (found.rounds, float(found.closing.timeout_s))
         try:
-            while len(self.certificates) < count:
-                await self._round(closes_s)
+            while self._rules is not None and len(self.certificates) < self._rules.rounds:
+                await self._round(float(self._rules.closing.timeout_s))
             await self._obtain(range(len(self._voters))[-1:])
+        except Exception:
+            self._failed = True
+            self._move()
+            raise
         finally:
             await self._stop_doing()
         return self.certificates
+
+    async def taken(self, task: TaskIndex, inputs: tuple[Cid, ...]) -> Certificate | None:
+        """Once a round has taken a task, its certificate; for ever where none does. None where the task rests on other
+        results in these rounds than on `inputs`, and where this node votes no more."""
+        number, seen = task // self._workers, 0
+        while not self._failed:
+            if len(self.certificates) >= number:
+                before = self.sets[number - 1] if number else ()
+                if tuple(delta.result for delta in before) != inputs:
+                    return None
+            for certificate in self.certificates[max(number, seen) :]:
+                if any(delta.task == task for delta in certificate.deltas):
+                    return certificate
+            seen = len(self.certificates)
+            await self._moved.wait()
+        return None
 
     async def _round(self, closes_s: float) -> None:
         voted = self._voted
@@ -89,8 +112,15 @@ class Course:
         certificate = voter.certificate or await self._take_part(voter)
         self.certificates.append(certificate)
         self._voters.append(voter)
+        self._move()
+        took = ", ".join(str(delta.task) for delta in certificate.deltas)
+        logger.info("job %s: round %s took the results of tasks %s", voted.job, ballot.round.number, took)
         for delta in certificate.deltas:
             self._done.pop(delta.task, None)
+
+    def _move(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
 
     async def _begin(self, ballot: Ballot, closes_s: float) -> RoundVoter:
         """Once there is space and a place for it."""

@@ -30,7 +30,8 @@ from proofyard.node.rounds.outbox import Outbox, Said
 from proofyard.node.rounds.results import AT_ONCE, Reach, Results
 from proofyard.node.rounds.voter import RoundVoter
 from proofyard.protocol.bls import public_key
-from proofyard.protocol.messages import Ack
+from proofyard.protocol.messages import Ack, AskVoter, VoterKey
+from proofyard.protocol.roster import Voter
 from proofyard.protocol.types import Address, Digest, JobId, ProofyardError
 from proofyard.transport import Body, Connection, Endpoint, RequestFailed
 
@@ -63,6 +64,7 @@ class Rounds:
         self._outbox = Outbox(reach, self._heard)
         self._voters: dict[Digest, RoundVoter] = {}
         self._tasks: dict[Digest, asyncio.Task[None]] = {}
+        self._own: Voter | None = None
         endpoint.on(Proposal, self.hear)
         endpoint.on(Vote, self.hear)
         endpoint.on(NewView, self.hear)
@@ -70,6 +72,7 @@ class Rounds:
         endpoint.on(AskRound, self.ask)
         endpoint.on(ShownDelta, self.show)
         endpoint.on(ShowDelta, self.shown)
+        endpoint.on(AskVoter, self.introduce)
 
     def begin(self, ballot: Ballot, *, seed: bytes, timeout_s: float, closes_s: float) -> RoundVoter:
         """Vote in a round from now on, going on where this node was; one that it votes in already is returned as it is.
@@ -124,6 +127,14 @@ class Rounds:
 
     async def show(self, connection: Connection, message: ShownDelta, _body: Body) -> Ack:
         return self._of(connection, message.round).show(connection, message)
+
+    async def introduce(self, connection: Connection, _message: AskVoter, _body: Body) -> VoterKey:
+        """With which key this node votes, for whoever makes a roster."""
+        if not self._askers.may(connection.peer, *connection.remote, asyncio.get_running_loop().time()):
+            raise RequestFailed("busy", "you ask more often than a roster needs; ask again later")
+        if self._own is None:
+            self._own = await asyncio.to_thread(self._wallet.as_voter, 1)
+        return VoterKey(self._own.key, self._own.possession)
 
     async def shown(self, connection: Connection, message: ShowDelta, _body: Body) -> ShownDelta:
         return self._of(connection, message.round).shown(message.delta)

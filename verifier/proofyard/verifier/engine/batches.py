@@ -12,10 +12,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from proofyard.protocol import merkle
 from proofyard.protocol.audit import Verdict
+from proofyard.protocol.certificate import Certificate
 from proofyard.protocol.codec import encode
-from proofyard.protocol.members import decode_members, encode_members
+from proofyard.protocol.members import Member, decode_members, encode_members
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, JobId
 from proofyard.verifier.engine import audits, backing, jobs, tasks
@@ -223,12 +226,26 @@ def _may_join(memory: Memory, job: JobId, others: Collection[JobId]) -> bool:
     return not others if alone else len(others) < MAX_LINES
 
 
+def _certified_once(marked: Sequence[tuple[Member, bytes]]) -> list[tuple[Member, bytes]]:
+    """The members of a list, each certificate with the first task alone that came with it."""
+    seen: set[tuple[JobId, Certificate]] = set()
+    once = []
+    for member, salt in marked:
+        job, certificate = member.commitment.job, member.certificate
+        if certificate is not None and (job, certificate) in seen:
+            member = msgspec.structs.replace(member, certificate=None)
+        elif certificate is not None:
+            seen.add((job, certificate))
+        once.append((member, salt))
+    return once
+
+
 def _form(world: World, memory: Memory, works: Sequence[Work], now: Now) -> None:
     works = sorted(works, key=lambda work: (work.job, work.task))
     units: Counter[JobId] = Counter()
     for work in works:
         units[work.job] += tasks.units(world, work)
-    marked = [shown(work) for work in works]
+    marked = _certified_once([shown(work) for work in works])
     leaves = [m.commitment.struct_hash() if w.decoy else w.leaf for w, (m, _) in zip(works, marked, strict=True)]
     batch = Batch(
         id=world.new_row(),

@@ -37,7 +37,8 @@ def shown(work: Work) -> tuple[Member, bytes]:
     """What comes into a batch for a work now, its decoy first, and what opens the mark of that."""
     submission = decode(work.submission, SubmitCommitment)
     each = submission.decoy if work.decoy and submission.decoy is not None else submission
-    return Member(each.commitment, each.signature, each.trace), each.salt
+    certificate = submission.certificate if each is submission else None
+    return Member(each.commitment, each.signature, each.trace, certificate), each.salt
 
 
 def without_decoy(submission: bytes) -> bytes:

@@ -248,14 +248,17 @@ class Expanded:
     """(task, node, owner, result) of what settled records accept already: another verifier had the job before."""
     workers: int = 0
     """Tasks of a round, where rounds do not wait for everybody; 0 where they do."""
+    voters: tuple[Address, ...] = ()
+    """Whose shards these are, where nodes decide what a round takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundsClosed:
-    """The rounds of a job that are closed by what the chain says now."""
+    """The rounds of a job that are closed by what the chain says now. `voters` as in `Expanded`."""
 
     job: JobId
     closed: tuple[ClosedRound, ...]
+    voters: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

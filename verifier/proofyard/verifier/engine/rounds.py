@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from proofyard.protocol.closing import ClosedRound, dropped_tasks
 from proofyard.protocol.types import JobId, TaskIndex
-from proofyard.verifier.engine import tasks
+from proofyard.verifier.engine import scheduling, tasks
 from proofyard.verifier.engine.effects import CloseRounds
 from proofyard.verifier.engine.events import Now, RoundsClosed
 from proofyard.verifier.engine.rows import Job, JobState
@@ -44,6 +44,7 @@ def leave(world: World, job: Job) -> None:
     memory.known.pop(job.id, None)
     memory.alarms.pop(job.id, None)
     memory.blocks.pop(job.id, None)
+    scheduling.end_trust(world, job.id)
 
 
 def _look(world: World, job: Job) -> None:
@@ -71,6 +72,7 @@ def closed(world: World, event: RoundsClosed, now: Now) -> None:
     if job is None or not job.workers or not tasks.is_kept(world, job.id) or job.state in OVER:
         return
     known = world.memory(Memory).known
+    scheduling.entrust(world, job.id, event.voters)
     _wait(world, job.id, now)
     if known.get(job.id) == event.closed:
         return
@@ -100,6 +102,7 @@ def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
     memory, (job, at) = world.memory(Memory), subject
     if memory.alarms.get(job) != at:  # type: ignore[call-overload]
         return
+    scheduling.miss(world, job, now)  # type: ignore[arg-type]
     if memory.blocks.get(job) == now.block:  # type: ignore[call-overload]
         _wait(world, job, now)  # type: ignore[arg-type]
         return

@@ -4,6 +4,8 @@ that lost and did the least; never more than an owner's stake backs, nor where t
 Tasks that are alike (a job's tasks of one reward and length) wait in one queue. A queue is looked at when a task comes
 into it, a node when it gets room; what found nothing is not looked at again until something about it changes. So a task
 costs what it takes to take it from one heap and a node from another, however many there are of both.
+
+Where nodes decide what a round takes, a task is its voter's, who does it unasked. Others get it once that one is gone.
 """
 
 import heapq
@@ -12,6 +14,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from proofyard.protocol.closing import voter_of
 from proofyard.protocol.offering import objection
 from proofyard.protocol.types import Address, JobId, TaskIndex, Wei
 from proofyard.verifier.engine import backing
@@ -23,6 +26,8 @@ REST_S = 3.0
 """A node that declined a task is not offered the same one again for so long, one that was busy or away nothing."""
 LACKS_S = 60.0
 """A node without a task's data is not offered the task again for so long: its operator may have added it by then."""
+GONE_S = 60.0
+"""A voter that is away for so long may come back, but its tasks are offered to others too."""
 MAX_SCAN = 16
 """Tasks that not everybody may have are looked at so many at a time for a node that gets room."""
 MAX_CACHED = 1 << 16
@@ -107,6 +112,13 @@ class Board:
     limits: defaultdict[str, int] = field(default_factory=lambda: defaultdict(lambda: 64))
     """From what length on old entries are taken out of a heap."""
     objections: dict[tuple[int, ...], str] = field(default_factory=dict)
+    voters: dict[JobId, tuple[Address, ...]] = field(default_factory=dict)
+    """Of jobs whose rounds do not wait for everybody, whose their tasks are; nobody's where it is empty. Of a job
+    without an entry that is not known yet."""
+    missed: dict[Address, float] = field(default_factory=dict)
+    """Since when, by the monotonic clock, voters are away or may have nothing."""
+    gone: set[Address] = field(default_factory=set)
+    """Those of whom that has lasted."""
     unbacked: QueueKey | None = None
     """The oldest queue whose tasks this verifier's stake does not back now: those after it wait for it."""
 
@@ -193,7 +205,7 @@ def rested(world: World, node: Address, task: TaskKey | None, now: Now) -> None:
 def ready(world: World, queue: Queue, task: Task) -> None:
     """A task is ready. One more of a kind that nobody could have a moment ago is no news."""
     board, index = world.memory(Board), TaskIndex(task.index)
-    fussy = bool(task.barred) or bool(board.rests.get((task.job, index)))
+    fussy = bool(task.barred) or bool(board.rests.get((task.job, index))) or bool(board.voters.get(task.job))
     queue.put(index, fussy=fussy)
     queue.size += 1
     if queue.size == 1:
@@ -229,6 +241,48 @@ def stop(world: World, queue: Queue) -> None:
 def runs(job: Job) -> bool:
     """Whether its tasks are given out: also while it is being taken."""
     return job.state in (JobState.TAKING, JobState.RUNNING) and not job.gone
+
+
+# Voters
+
+
+def entrust(world: World, job: JobId, voters: tuple[Address, ...]) -> None:
+    """Whose the tasks of a job are; nobody's where there are no voters."""
+    board = world.memory(Board)
+    if board.voters.get(job) != voters:
+        board.voters[job] = voters
+        board.new_queues.update(dict.fromkeys(key for key in board.queues if key[0] == job))
+
+
+def miss(world: World, job: JobId, now: Now) -> None:
+    """Look which voters of a job are here."""
+    board = world.memory(Board)
+    for voter in board.voters.get(job, ()):
+        node = world.nodes.get(voter)
+        if node is not None and node.owner not in world.rows.guilty:
+            board.missed.pop(voter, None)
+            board.gone.discard(voter)
+        elif now.mono - board.missed.setdefault(voter, now.mono) >= GONE_S:
+            board.gone.add(voter)
+    if not board.gone.isdisjoint(board.voters.get(job, ())):
+        board.new_queues.update(dict.fromkeys(key for key in board.queues if key[0] == job))
+
+
+def end_trust(world: World, job: JobId) -> None:
+    """A job is over."""
+    board = world.memory(Board)
+    ended = set(board.voters.pop(job, ()))
+    for voter in ended.difference(*board.voters.values()):
+        board.missed.pop(voter, None)
+        board.gone.discard(voter)
+
+
+def _is_anothers(board: Board, job: Job, task: Task, node: Address) -> bool:
+    voters = board.voters.get(job.id)
+    if not voters:
+        return False
+    voter = voter_of(job.workers, voters, TaskIndex(task.index))
+    return node != voter and voter not in board.gone and voter not in task.barred
 
 
 # Nodes
@@ -416,6 +470,8 @@ def _first(world: World, board: Board, node: Node, now: Now) -> tuple[Queue, Tas
 def _pick(world: World, board: Board, queue: Queue, node: Address, now: Now) -> TaskIndex | None:
     """Take a task that a node may have out of a queue."""
     tasks, job = world.rows.tasks, queue.job.id
+    if queue.job.workers and job not in board.voters:
+        return None
     for _ in range(min(len(queue.fussy), MAX_SCAN)):
         index = queue.fussy.popleft()
         task = tasks[job, index]
@@ -423,7 +479,7 @@ def _pick(world: World, board: Board, queue: Queue, node: Address, now: Now) -> 
             continue
         if task.state != TaskState.READY:
             del queue.place[index]
-        elif _is_barred(board, task, node):
+        elif _is_barred(board, queue.job, task, node):
             queue.fussy.append(index)
         else:
             del queue.place[index]
@@ -434,7 +490,7 @@ def _pick(world: World, board: Board, queue: Queue, node: Address, now: Now) -> 
             del queue.place[index]
             task = tasks[job, index]
             if task.state == TaskState.READY:
-                if not _is_barred(board, task, node):
+                if not _is_barred(board, queue.job, task, node):
                     return index
                 queue.put(index, fussy=True)
     if len(queue.fussy) > MAX_SCAN and node not in board.looking:
@@ -450,8 +506,9 @@ def look_on(world: World, node: Address) -> None:
     board.new_nodes[node] = None
 
 
-def _is_barred(board: Board, task: Task, node: Address) -> bool:
-    return node in task.barred or node in board.rests.get((task.job, task.index), ())
+def _is_barred(board: Board, job: Job, task: Task, node: Address) -> bool:
+    barred = node in task.barred or node in board.rests.get((task.job, task.index), ())
+    return barred or _is_anothers(board, job, task, node)
 
 
 def _tell(world: World, board: Board, queue: Queue, why: str) -> None:

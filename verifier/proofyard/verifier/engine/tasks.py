@@ -157,6 +157,8 @@ def current(world: World, task: Task) -> Work | None:
 def create(world: World, job: Job, event: Expanded, now: Now) -> None:
     """A job's tasks, and what can start of them at once. What was paid before is accepted."""
     specs, paid = event.specs, {entry[0]: entry for entry in event.paid}
+    if job.workers:
+        scheduling.entrust(world, job.id, event.voters)
     total, reward = max(1, sum(spec.work_units for spec in specs)), int(job.reward)
     for spec in specs:
         if job.workers and spec.deps:

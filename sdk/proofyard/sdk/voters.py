@@ -1,0 +1,81 @@
+"""Who decides what the rounds of a job take, where nobody is in charge: asked of the network's nodes at submission.
+
+A node says its own key, over a connection that its wallet has proved; its weight is what the Registry says. A manifest
+has them all, so that everybody checks the same certificates.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+from proofyard.chain import ChainClient, NodeRecord
+from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.messages import AskVoter, VoterKey
+from proofyard.protocol.roster import RosterInvalid, Voter, roster_of
+from proofyard.protocol.workload_bits import workload_bits
+from proofyard.sdk.errors import JobRefused
+from proofyard.sdk.peers import Peers
+from proofyard.transport import TransportError
+from proofyard.workloads.workload import load_workload, rounds_of
+
+TOKEN = 10**18
+MOST = 32
+"""Voters of one job: everybody who checks its rounds looks at each one's proof, 0.3 s of it."""
+AT_ONCE = 16
+"""Nodes that are asked at a time."""
+
+
+async def find_voters(chain: ChainClient, peers: Peers, workload: str, answer_s: float) -> tuple[Voter, ...]:
+    """The nodes that execute a workload, that the Registry says where to find, and that answer there, those with the
+    most at stake where there are too many; an owner's stake is shared by its nodes. Raises `JobRefused` where there
+    are none."""
+    nodes = await asyncio.to_thread(chain.active_nodes)
+    bit, turn = workload_bits([workload]), asyncio.Semaphore(AT_ONCE)
+
+    async def ask(node: NodeRecord) -> VoterKey | None:
+        async with turn:
+            connection = await peers.dial(node)
+            if isinstance(connection, str):
+                return None
+            try:
+                return await connection.request(AskVoter(), reply=VoterKey, timeout=answer_s)
+            except TransportError:
+                return None
+
+    able = [node for node in nodes if node.workloads & bit and node.endpoint]
+    able = sorted(able, key=lambda node: (-node.stake, node.node))[:MOST]
+    answers = await asyncio.gather(*map(ask, able))
+    found = [(node, key) for node, key in zip(able, answers, strict=True) if key is not None]
+    if not found:
+        raise JobRefused(
+            f"rounds_by: of {len(nodes)} nodes none that executes {workload} has an endpoint in the Registry and "
+            "answers there; operators set `endpoint`, or leave the rounds to the chain"
+        )
+    return await asyncio.to_thread(_roster, found)
+
+
+def _roster(found: Sequence[tuple[NodeRecord, VoterKey]]) -> tuple[Voter, ...]:
+    """Those whose proofs hold, as a roster has them."""
+    of_owner = Counter(node.owner for node, _ in found)
+    voters: list[Voter] = []
+    for node, said in found:
+        weight = max(1, node.stake // TOKEN // of_owner[node.owner])
+        try:
+            voters += roster_of([Voter(node.node, said.key, said.possession, weight)]).voters
+        except RosterInvalid:
+            continue
+    try:
+        return roster_of(voters).voters
+    except RosterInvalid as error:
+        raise JobRefused(f"rounds_by: {error}") from None
+
+
+def told(manifest: Manifest) -> str:
+    """Who decides what a job's rounds take, in a sentence; empty where the chain does."""
+    rounds = rounds_of(load_workload(manifest.workload), manifest)
+    voters = () if rounds is None else rounds.closing.voters
+    if not voters:
+        return ""
+    listed = ", ".join(f"{voter.node} ({voter.weight})" for voter in voters)
+    total = sum(voter.weight for voter in voters)
+    return f"{len(voters)} nodes decide what its rounds take, with more than two thirds of {total} votes: {listed}"

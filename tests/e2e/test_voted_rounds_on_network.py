@@ -1,0 +1,81 @@
+"""Rounds that nodes decide, on real processes: the verifier is gone after the first, and settles once it is back."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proofyard.chain import ChainClient
+from proofyard.cli import main
+from proofyard.devnet.network import DevNetwork, Plan
+from proofyard.disputes.committed import closed_of
+from proofyard.protocol.closing import voter_of
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, decode_manifest
+from proofyard.protocol.types import Cid
+from proofyard.sdk import Client, LoraJob, credits, settled_batches, submit_job
+from proofyard.sdk.results import manifest_of
+from proofyard.workloads.workload import finals_of, load_workload
+
+pytestmark = pytest.mark.timeout(600)
+DEADLINE_S = 400.0
+ROUNDS, WORKERS = 3, 3
+CLOSING = {"quorum": 2, "timeout_s": 20}
+
+
+def test_a_job_goes_on_while_its_verifier_is_away_and_is_settled_afterwards(
+    inputs: Path, job: LoraJob, tmp_path: Path
+) -> None:
+    plan = Plan(nodes=5, model_dirs=(inputs / "model",), lease_s=5.0, batch_s=2.0, listed=True)
+    with DevNetwork(tmp_path / "devnet", plan) as network:
+        voted = replace(job, workers=WORKERS, rounds=ROUNDS, closing=CLOSING, rounds_by="nodes")
+        with Client(network.rpc_url, network.deployment.registry, network.requester.key) as client:
+            handle = submit_job(voted, reward=credits(10), audit_fee=credits(10), client=client)
+            until(lambda: decided(network, 0), "a round is decided")
+            network.kill("verifier-0")
+            until(lambda: decided(network, ROUNDS - 1), "all rounds are decided while no verifier is there")
+            network.restart("verifier-0")
+            report = handle.wait(DEADLINE_S)
+            assert (report.state, report.tasks_valid) == ("done", WORKERS * ROUNDS)
+            adapter = handle.result(tmp_path / "adapter")
+            assert (adapter / "adapter_model.safetensors").is_file()
+
+            named = manifest_of(client.chain, handle.job_id)
+            manifest = decode_manifest(client.read(named, MAX_MANIFEST_BYTES))
+            stranger = ChainClient(network.rpc_url, network.deployment.registry)
+
+            async def read(cid: Cid, max_bytes: int) -> bytes:
+                return client.read(cid, max_bytes)
+
+            closed = asyncio.run(closed_of(stranger, read, handle.job_id, manifest))
+            assert len(closed) == ROUNDS
+            assert tuple(handle.prove().results) == finals_of(load_workload("lora"), manifest, closed)
+            voters = [voter["node"] for voter in manifest.params["closing"]["voters"]]
+            assert len(voters) == plan.nodes
+            for batch in settled_batches(client, handle.job_id):
+                for member in batch.record.tasks:
+                    assert member.commitment.node == voter_of(WORKERS, voters, member.commitment.task)
+                command = (
+                    "verifier",
+                    "dispute",
+                    "replay",
+                    str(batch.record.batch),
+                    "--model-dir",
+                    str(inputs / "model"),
+                )
+                assert main(["--config", str(network.settings), *command]) == 0
+        assert network.books().conserved
+
+
+def decided(network: DevNetwork, number: int) -> bool:
+    logs = [(network.directory / "logs" / f"{member.name}.log").read_text() for member in network.nodes]
+    return all(f"round {number} took" in log for log in logs)
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < end, what
+        time.sleep(0.2)
