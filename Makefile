@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-federated bench-home bench-nat bench-pipeline bench-sandbox bench-transport bench-verifier gpu-check journeys soak clean
+.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-federated bench-home bench-kills bench-nat bench-pipeline bench-sandbox bench-transport bench-verifier gpu-check journeys soak clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -44,6 +44,9 @@ contracts: setup ## compile the contracts and regenerate sdk/proofyard/chain/abi
 
 bench-transport: setup ## transport against stock aioquic, py-libp2p and TCP: out/bench (about 6 minutes)
 	@$(PY) scripts/bench_transport.py
+
+bench-kills: setup ## kill -9 of a node, a leader, a verifier in rounds that nodes decide: out/bench/federated.json (KILLS="--rounds 2")
+	@$(PY) scripts/bench_kills.py $(KILLS)
 
 bench-nat: setup ## who reaches whom from behind real NATs, how soon and how fast: out/bench/nat.json (about 15 minutes)
 	@$(PY) scripts/prepare_model.py --cache .cache >/dev/null

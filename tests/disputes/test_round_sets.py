@@ -13,8 +13,10 @@ from proofyard.chain.wallet import sign_commitment
 from proofyard.disputes.committed import closed_of, graph_of
 from proofyard.disputes.errors import ListWithheld
 from proofyard.disputes.rounds import ChainMoved, Counted
+from proofyard.protocol.bls import BlsSignature
+from proofyard.protocol.certificate import BLS, Certificate, Delta, Phase, round_after
 from proofyard.protocol.cid import cid_digest, raw_cid
-from proofyard.protocol.closing import dropped_tasks
+from proofyard.protocol.closing import dropped_tasks, roster_among
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.mark import mark_of
 from proofyard.protocol.members import Member, encode_members, members_root
@@ -135,6 +137,46 @@ async def test_a_graph_has_the_open_rounds_each_on_what_the_one_before_took() ->
 
 
 SIX = [(6, 0), (7, 0), (8, 0)]
+
+
+VOTER = NODE.as_voter(1)
+ROSTER = roster_among((VOTER,))
+VOTED = msgspec.structs.replace(
+    MANIFEST, params=MANIFEST.params | {"closing": RULES | {"voters": msgspec.to_builtins((VOTER,))}}
+)
+
+
+def certified(*sets: list[int]) -> Certificate:
+    """What the only voter has signed of the last of these sets."""
+    *before, own = [tuple(Delta(TaskIndex(task), raw_cid(b"result")) for task in tasks) for tasks in sets]
+    made = Certificate(Phase.COMMIT, 1, own, ROSTER.signers([NODE.address]), BlsSignature(bytes(96)))
+    statement = round_after(DOMAIN, JobId(JOB), ROSTER, before).statement(Phase.COMMIT, 1, made.subject)
+    return msgspec.structs.replace(made, signature=BLS.sign(NODE.voter_secret(), statement))
+
+
+async def test_where_nodes_decide_certificates_in_lists_say_what_a_round_took_and_times_say_nothing() -> None:
+    first, second = certified([0, 2]), certified([0, 2], [1, 3, 4, 5])
+    said = [
+        (1010, [member(0), msgspec.structs.replace(member(2), certificate=first), member(1)]),
+        (1020, [msgspec.structs.replace(member(task), certificate=second) for task in (3, 4)]),
+    ]
+    for lists, count in ((said[:1], 1), (said, 2), (said[1:], 0)):
+        chain: Any = Chain(*lists)
+        closed = await closed_of(chain, chain.read, JOB, VOTED)
+        assert [[each.task for each in one.taken] for one in closed] == [[0, 2], [1, 3, 4, 5]][:count]
+    chain = Chain(*said)
+    specs = await graph_of(chain, chain.read, JOB, VOTED)
+    assert [spec.deps for spec in specs] == [(), (), ()] + 3 * [(0, 2)] + 3 * [(1, 3, 4, 5)]
+    timed: Any = Chain(*everything())
+    assert await closed_of(timed, timed.read, JOB, VOTED) == ()
+
+
+async def test_a_roster_without_proofs_closes_no_round() -> None:
+    strange = msgspec.structs.replace(VOTER, possession=BlsSignature(bytes(96)))
+    rules = RULES | {"voters": msgspec.to_builtins((strange,))}
+    manifest = msgspec.structs.replace(MANIFEST, params=MANIFEST.params | {"closing": rules})
+    chain: Any = Chain((1010, [msgspec.structs.replace(member(0), certificate=certified([0, 2]))]))
+    assert await closed_of(chain, chain.read, JOB, manifest) == ()
 
 
 async def test_what_is_not_signed_or_is_of_another_job_counts_for_nothing() -> None:
