@@ -28,15 +28,15 @@ CLOSING = {"quorum": 2, "timeout_s": 20}
 def test_a_job_goes_on_while_its_verifier_is_away_and_is_settled_afterwards(
     inputs: Path, job: LoraJob, tmp_path: Path
 ) -> None:
-    plan = Plan(nodes=5, model_dirs=(inputs / "model",), lease_s=5.0, batch_s=2.0, listed=True)
+    plan = Plan(nodes=4, model_dirs=(inputs / "model",), lease_s=30.0, batch_s=2.0, listed=True)
     with DevNetwork(tmp_path / "devnet", plan) as network:
         voted = replace(job, workers=WORKERS, rounds=ROUNDS, closing=CLOSING, rounds_by="nodes")
         with Client(network.rpc_url, network.deployment.registry, network.requester.key) as client:
             handle = submit_job(voted, reward=credits(10), audit_fee=credits(10), client=client)
             until(lambda: decided(network, 0), "a round is decided")
-            network.kill("verifier-0")
+            network.kill("verifier-1")
             until(lambda: decided(network, ROUNDS - 1), "all rounds are decided while no verifier is there")
-            network.restart("verifier-0")
+            network.restart("verifier-1")
             report = handle.wait(DEADLINE_S)
             assert (report.state, report.tasks_valid) == ("done", WORKERS * ROUNDS)
             adapter = handle.result(tmp_path / "adapter")

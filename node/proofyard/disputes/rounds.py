@@ -106,6 +106,8 @@ def _certified(
     domain: Domain, job: JobId, rounds: Rounds, certificates: Sequence[Certificate]
 ) -> tuple[ClosedRound, ...]:
     """What voters have signed; nothing where not all of them have shown that their keys are their own."""
+    if not certificates:
+        return ()
     try:
         roster = rounds.roster
     except RosterInvalid:

@@ -688,6 +688,11 @@ class Agent:
 
     # As a voter
 
+    async def check_own(self, offer: TaskOffer) -> None:
+        """Raise `OfferRefused` for a task that this node is not to do as a voter, and `LeftForLater`."""
+        manifest = await self._supplies.manifest(self._wallet.address, offer.manifest, ())
+        await self._offers.check_own(offer, manifest)
+
     async def do(self, offer: TaskOffer) -> SubmitCommitment:
         """Execute a task that no verifier has given out, because this node votes in its job. What it did before it
         returns again. Raises `NotDone`, and what stands between this machine and the task."""
@@ -697,8 +702,7 @@ class Agent:
             return done
         if self._closed:
             raise NotDone(self._closed)
-        manifest = await self._supplies.manifest(own, offer.manifest, ())
-        await self._offers.check_own(offer, manifest)
+        await self.check_own(offer)
         self._journal.accept_task(own, offer)
         work = Work(own, offer)
         self._enqueue(work)

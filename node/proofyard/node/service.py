@@ -197,7 +197,8 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
             local=LocalSets(settings.data_dir / LOCAL_FOLDER).path,
         )
         rounds = Rounds(*(wallet, endpoint, store, journal), neighbourhood.reach, max_bytes=settings.max_state_bytes)
-        courses = Courses(wallet, chain, rounds, agent.do, network.read, journal, settings.workloads, news)
+        doing = agent.check_own, agent.do
+        courses = Courses(wallet, chain, rounds, *doing, network.read, journal, settings.workloads, news)
         agent.votes_in, agent.voted = courses.votes_in, courses.voted
         parts: list[Coroutine[Any, Any, None]] = [
             links.run(),

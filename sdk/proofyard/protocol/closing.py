@@ -168,11 +168,11 @@ def certified(
     sets: list[Deltas] = []
     while len(sets) < rounds.rounds:
         each, terms = round_after(domain, job, roster, sets), terms_of(rounds.closing, rounds.workers, sets)
-        found = (one for one in of_round[len(sets)] if not terms.objection(one.deltas) and _is_of(each, roster, one))
-        certificate = next(found, None)
-        if certificate is None:
+        known = (one for one in of_round[len(sets)] if not terms.objection(one.deltas) and _is_of(each, roster, one))
+        found = next(known, None)
+        if found is None:
             break
-        sets.append(certificate.deltas)
+        sets.append(found.deltas)
     return taken_rounds(rounds, sets)
 
 

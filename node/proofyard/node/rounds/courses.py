@@ -16,6 +16,7 @@ from proofyard.chain.events import JobOpened
 from proofyard.disputes.committed import Read
 from proofyard.node.duties import Duties
 from proofyard.node.journal import Journal
+from proofyard.node.limits import OfferRefused
 from proofyard.node.news import Lookout, News
 from proofyard.node.rounds.course import FIRST_TIMEOUT_S, Course, VotedJob
 from proofyard.node.rounds.service import NotAVoter, Rounds
@@ -23,12 +24,14 @@ from proofyard.protocol.certificate import Delta
 from proofyard.protocol.cid import RAW, make_cid
 from proofyard.protocol.closing import Rounds as Rules
 from proofyard.protocol.closing import voter_of
+from proofyard.protocol.codec import CodecError
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.messages import SubmitCommitment, TaskOffer
-from proofyard.protocol.roster import Roster
+from proofyard.protocol.roster import Roster, RosterInvalid
 from proofyard.protocol.types import Cid, JobId, ProofyardError
 from proofyard.protocol.workload_bits import workload_bits
-from proofyard.workloads.workload import load_workload, rounds_of
+from proofyard.workloads.errors import WorkloadError
+from proofyard.workloads.workload import all_tasks, load_workload, rounds_of
 
 logger = logging.getLogger("proofyard.node")
 
@@ -43,8 +46,13 @@ OVER_S = 20.0
 AT_ONCE = 4
 """Manifests that are looked at at a time."""
 
+LAST_AGAIN_S = 600.0
+"""A job whose manifest is not to be had is tried again after twice as long each time, up to this."""
+
+Allow = Callable[[TaskOffer], Awaitable[None]]
+"""Raises `OfferRefused` for a task that this node's operator does not want, and `LeftForLater`."""
 Do = Callable[[TaskOffer], Awaitable[SubmitCommitment]]
-"""`Agent.do`."""
+"""Executes one: `Agent.do`."""
 
 
 class Courses:
@@ -55,13 +63,15 @@ class Courses:
         wallet: Wallet,
         chain: ChainClient,
         rounds: Rounds,
+        allow: Allow,
         do: Do,
         read: Read,
         journal: Journal,
         workloads: tuple[str, ...],
         news: News,
     ) -> None:
-        self._own, self._chain, self._rounds, self._do = wallet.address, chain, rounds, do
+        self._own, self._chain, self._rounds = wallet.address, chain, rounds
+        self._allow, self._do = allow, do
         self._read, self._journal, self._bits = read, journal, workload_bits(workloads)
         self._news = news
         self._lookout = Lookout(news, (JobOpened,), lambda: LOOK_S)
@@ -119,10 +129,10 @@ class Courses:
 
     async def _follow(self, job: JobId) -> None:
         """Vote in a job until it is over, where its roster has this node."""
-        async with self._looking:
-            voted = await self._voted_job(job)
+        voted = await self._asked_for(job)
         if voted is None:
             self._wanted.pop(job, None)
+            self._move()
             return
         rules = rounds_of(load_workload(voted.manifest.workload), voted.manifest)
         assert rules is not None
@@ -143,18 +153,38 @@ class Courses:
             self._move()
         await self._rounds.leave(job)
 
+    async def _asked_for(self, job: JobId) -> VotedJob | None:
+        """A job that this node is to vote in; None for any other."""
+        pause = LOOK_S
+        while True:
+            try:
+                async with self._looking:
+                    return await self._voted_job(job)
+            except (OfferRefused, WorkloadError, RosterInvalid, CodecError) as error:
+                logger.info("job %s: this node does not vote on its rounds: %s", job, error)
+                return None
+            except ProofyardError as error:
+                logger.info("job %s: whether this node votes is looked at again in %.0f s: %s", job, pause, error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_AGAIN_S)
+
     async def _voted_job(self, job: JobId) -> VotedJob | None:
-        """A job that this node votes in; None for any other, and for one that is over."""
+        """A job with this node in its roster; None for any other, and for one that is over."""
         record = await asyncio.to_thread(self._chain.job, job)
         if await asyncio.to_thread(self._is_over, record):
+            await self._rounds.leave(job)
             return None
         cid = make_cid(record.manifest, RAW)
         manifest = decode_manifest(await self._read(cid, MAX_MANIFEST_BYTES))
         found = await asyncio.to_thread(_roster, manifest)
         if found is None or self._own not in found[1].by_node:
             return None
+        rules, roster = found
+        shard = list(roster.by_node).index(self._own) % rules.workers
+        first = (await asyncio.to_thread(all_tasks, load_workload(manifest.workload), manifest))[shard]
+        await self._allow(TaskOffer(job, cid, first, (), (), 0.0))
         seed = await asyncio.to_thread(self._chain.block_hash, record.open_block)
-        return VotedJob(self._chain.domain, job, cid, manifest, found[1], seed)
+        return VotedJob(self._chain.domain, job, cid, manifest, roster, seed)
 
     async def _execute(self, voted: VotedJob, spec: TaskSpec, inputs: tuple[Cid, ...]) -> SubmitCommitment:
         return await self._do(TaskOffer(voted.job, voted.manifest_cid, spec, inputs, (), 0.0))
