@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from proofyard.chain import ChainClient, NodeRecord
+from proofyard.protocol.closing import roster_among
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.messages import AskVoter, VoterKey
 from proofyard.protocol.roster import RosterInvalid, Voter, roster_of
@@ -57,17 +58,26 @@ async def find_voters(chain: ChainClient, peers: Peers, workload: str, answer_s:
 def _roster(found: Sequence[tuple[NodeRecord, VoterKey]]) -> tuple[Voter, ...]:
     """Those whose proofs hold, as a roster has them."""
     of_owner = Counter(node.owner for node, _ in found)
-    voters: list[Voter] = []
-    for node, said in found:
-        weight = max(1, node.stake // TOKEN // of_owner[node.owner])
-        try:
-            voters += roster_of([Voter(node.node, said.key, said.possession, weight)]).voters
-        except RosterInvalid:
-            continue
+    voters = [
+        Voter(node.node, said.key, said.possession, max(1, node.stake // TOKEN // of_owner[node.owner]))
+        for node, said in found
+    ]
+    ordered = tuple(sorted(voters, key=lambda voter: bytes.fromhex(voter.node[2:])))
     try:
-        return roster_of(voters).voters
+        return roster_among(ordered).voters
+    except RosterInvalid:
+        right = tuple(filter(_is_right, ordered))
+    try:
+        return roster_among(right).voters
     except RosterInvalid as error:
         raise JobRefused(f"rounds_by: {error}") from None
+
+
+def _is_right(voter: Voter) -> bool:
+    try:
+        return bool(roster_of([voter]).voters)
+    except RosterInvalid:
+        return False
 
 
 def told(manifest: Manifest) -> str:

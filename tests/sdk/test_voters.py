@@ -1,0 +1,88 @@
+"""Who decides what a job's rounds take: asked of the nodes that the Registry says where to find."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from proofyard.chain import Wallet
+from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.closing import roster_among
+from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.messages import AskVoter, VoterKey
+from proofyard.protocol.types import Address
+from proofyard.protocol.workload_bits import workload_bits
+from proofyard.sdk.errors import JobRefused
+from proofyard.sdk.voters import find_voters, told
+from proofyard.transport import PeerUnreachable
+
+ONE, TWO, THREE = (Wallet.from_key(bytes([number]) * 32) for number in (1, 2, 3))
+PLACES = [wallet.as_voter(1) for wallet in (ONE, TWO)]
+KEYS = {voter.node: VoterKey(voter.key, voter.possession) for voter in PLACES}
+LORA = workload_bits(["lora"])
+
+
+def node(wallet: Wallet, owner: str, stake: int, *, endpoint: str = "127.0.0.1:1", workloads: int = LORA) -> Any:
+    record = {"node": wallet.address, "owner": owner, "stake": stake * 10**18, "endpoint": endpoint}
+    return SimpleNamespace(**record, workloads=workloads)
+
+
+@dataclass
+class Peers:
+    """Nodes by what they answer; who is not in it is away."""
+
+    answers: dict[Address, VoterKey | Exception]
+    asked: list[Address] = field(default_factory=list)
+
+    async def dial(self, peer: Any) -> Any:
+        self.asked.append(peer.node)
+        if peer.node not in self.answers:
+            return "it is away"
+
+        async def request(message: AskVoter, **_: Any) -> VoterKey:
+            answer = self.answers[peer.node]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return SimpleNamespace(request=request)
+
+
+async def found(nodes: list[Any], answers: dict[Address, VoterKey | Exception]) -> dict[Address, int]:
+    chain: Any = SimpleNamespace(active_nodes=lambda: nodes)
+    peers: Any = Peers(answers)
+    voters = await find_voters(chain, peers, "lora", 1.0)
+    assert roster_among(voters).voters == voters
+    return {voter.node: voter.weight for voter in voters}
+
+
+async def test_an_owners_stake_is_shared_by_its_nodes_and_a_small_one_has_a_vote() -> None:
+    assert await found([node(ONE, "a", 100), node(TWO, "a", 100)], KEYS) == {ONE.address: 50, TWO.address: 50}
+    assert await found([node(ONE, "a", 100), node(TWO, "b", 0)], KEYS) == {ONE.address: 100, TWO.address: 1}
+
+
+async def test_who_is_away_or_shows_no_key_of_its_own_has_no_vote() -> None:
+    theirs = [node(ONE, "a", 5), node(TWO, "b", 5), node(THREE, "c", 5)]
+    strange = {**KEYS, TWO.address: replace(KEYS[TWO.address], possession=KEYS[ONE.address].possession)}
+    assert await found(theirs, strange) == {ONE.address: 5}
+    silent = {**KEYS, TWO.address: PeerUnreachable("127.0.0.1", 1, "it is away")}
+    assert await found(theirs, silent) == {ONE.address: 5}
+
+
+async def test_a_network_in_which_nobody_can_be_found_is_said() -> None:
+    hidden = [node(ONE, "a", 5, endpoint=""), node(TWO, "b", 5, workloads=0)]
+    with pytest.raises(JobRefused, match="of 2 nodes none that executes lora"):
+        await found(hidden, KEYS)
+
+
+def test_a_requester_is_told_who_decides() -> None:
+    shape = {"rounds": 2, "workers": 1, "segments": 1, "segment_steps": 1, "batch": 1, "seq_len": 8}
+    params = {"modules": {"m": (4, 4)}, "rank": 2, "alpha": 1.0, "lr": 0.1, **shape}
+    manifest = Manifest(workload="lora", model=raw_cid(b"model"), data=raw_cid(b"data"), params=params)
+    assert told(manifest) == ""
+    voters = [{"node": ONE.address, "key": bytes(48), "possession": bytes(96), "weight": 7}]
+    rules = {"quorum": 1, "timeout_s": 60, "voters": voters}
+    said = told(replace(manifest, params=params | {"closing": rules}))
+    assert said == f"1 nodes decide what its rounds take, with more than two thirds of 7 votes: {ONE.address} (7)"
