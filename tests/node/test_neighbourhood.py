@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 from stand_ins import DOMAIN
@@ -17,15 +17,24 @@ from proofyard.node.settings import NodeSettings
 from proofyard.node.supplies import Supplies
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.routes import Route
+from proofyard.protocol.types import Address
 from proofyard.transport import Endpoint, PeerUnreachable
 from proofyard.transport.reachability import Nat, Reachability
 
 
 class Chain:
-    """A Registry that is away."""
+    """A Registry that lists nobody, and says where some are."""
+
+    endpoints: ClassVar[dict[Address, str]] = {}
 
     def active_nodes(self) -> list[Any]:
         raise PeerUnreachable("registry", 0, "it is away")
+
+    def operator_of(self, node: Address) -> Address | None:
+        return node if node in self.endpoints else None
+
+    def operator(self, node: Address) -> Any:
+        return SimpleNamespace(endpoint=self.endpoints[node])
 
 
 class Links:
@@ -115,11 +124,11 @@ async def test_a_node_that_hides_its_address_names_relays_alone(tmp_path: Any) -
         assert connection.way == "relayed"
 
 
-async def test_a_node_is_reached_by_whatever_is_known_of_it(tmp_path: Any) -> None:
+async def test_a_node_is_reached_by_whatever_is_known_of_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async with AsyncExitStack() as stack:
-        asker, named, heard = [
+        asker, named, heard, listed = [
             await stack.enter_async_context(Endpoint(Wallet.generate(), network=DOMAIN, host=f"127.{at}.0.1"))
-            for at in range(1, 4)
+            for at in range(1, 5)
         ]
         company = Place(asker, tmp_path / "asker", named).company
         assert (await company.reach(named.address)).peer == named.address
@@ -128,6 +137,12 @@ async def test_a_node_is_reached_by_whatever_is_known_of_it(tmp_path: Any) -> No
         )
         first = await company.reach(heard.address)
         assert first.peer == heard.address and await company.reach(heard.address) is first
+        elsewhere = Wallet.generate().address
+        at = {listed.address: f"{listed.host}:{listed.port}", elsewhere: "203.0.113.7:9000"}
+        monkeypatch.setattr(Chain, "endpoints", at)
+        assert (await company.reach(listed.address)).peer == listed.address
+        with pytest.raises(PeerUnreachable, match="nobody says where it is"):
+            await company.reach(elsewhere)
         with pytest.raises(PeerUnreachable, match="nobody says where it is"):
             await company.reach(Wallet.generate().address)
 
