@@ -67,6 +67,7 @@ async def test_what_is_called_off_while_its_round_is_waited_for_is_not_owed(star
     coming, offer = as_voter(node), node.offer(0)
     assert (await node.agent.offer_task(CONNECTION, offer, UNUSED)).proceed
     await until(lambda: any(work.waits for work in node.agent.works))
+    assert await node.agent.close("it is night", at_once=True) == [], "waiting takes nothing"
     await node.agent.cancel_tasks(CONNECTION, CancelTasks(((JobId(1), TaskIndex(0)),), "no round takes it"), UNUSED)
     assert not node.agent.works and not node.journal.open_tasks()
     await until(lambda: coming.cancelled())

@@ -329,9 +329,10 @@ class Agent:
 
     async def close(self, reason: str, *, at_once: bool) -> list[str]:
         """Take nothing new, and give back the tasks that have not begun; `at_once` also audits and what is under way.
-        Returns the names of what was given back. What is owed is made whatever the reason is."""
+        What only waits for the round that takes it is kept. Returns the names of what was given back. What is owed is
+        made whatever the reason is."""
         self._closed = f"busy: {reason}"
-        given_back = [work for work in self._wanted() if at_once or _can_wait(work)]
+        given_back = [work for work in self._wanted() if work.waits is None and (at_once or _can_wait(work))]
         for work in given_back:
             await self._give_back(work, reason)
         if at_once:
@@ -984,10 +985,9 @@ def _left(work: Work, within_s: float | None) -> str:
     if not isinstance(work.offer, TaskOffer):
         return f"{work.name} {given_up or 'has ended'}"
     segment, all_of_them = work.states + bool(given_up), work.offer.task.segments
-    return (
-        f"{work.name}: segment {segment} of {all_of_them} {given_up or 'has ended'}; it goes on from there "
-        f"if this node is back within {work.offer.lease_s:.0f} s, else another node does it"
-    )
+    lease_s = work.offer.lease_s
+    back = f"if this node is back within {lease_s:.0f} s, else another node does it" if lease_s else "once it is back"
+    return f"{work.name}: segment {segment} of {all_of_them} {given_up or 'has ended'}; it goes on from there {back}"
 
 
 def _task_progress(work: Work) -> TaskProgress:
