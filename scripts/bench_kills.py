@@ -125,7 +125,9 @@ def main() -> None:
     args = parser.parse_args()
     folder = Path(mkdtemp(prefix="proofyard-kills-"))
     model, data = write_tiny_model(folder / "model", 1), write_tiny_corpus(folder / "text.jsonl", labels=args.workers)
-    plan = Plan(nodes=args.workers + 1, model_dirs=(model,), lease_s=60.0, batch_s=5.0, listed=True)
+    plan = Plan(
+        nodes=args.workers + 1, model_dirs=(model,), lease_s=60.0, batch_s=5.0, listed=True, ready_timeout=600.0
+    )
     job = LoraJob(
         model=model,
         data=data,
