@@ -83,7 +83,7 @@ async def test_an_artifact_comes_from_a_peer_that_nobody_named_while_registry_an
     async with AsyncExitStack() as stack:
         ends = [
             await stack.enter_async_context(Endpoint(Wallet.generate(), network=DOMAIN, host=f"127.{at}.0.1"))
-            for at in range(1, 4)
+            for at in range(1, 5)
         ]
         seed, holder, middle, asker = ends
         Gossip(seed, here=True).serve()
