@@ -28,7 +28,7 @@ PROOFS = ROOT / "contracts" / "proofs"
 LONG = (r"check_settlement\(", "check_commit_reserves_")
 """Proofs of which each takes nearly as long as all others."""
 CORES = 2
-FUZZ_RUNS_OF_CI = 2000
+FUZZ_RUNS_OF_CI = 10_000
 MAX_DEPLOYED_BYTES = 24_576
 """EIP-170."""
 
