@@ -490,6 +490,7 @@ REQUESTS: tuple[type[msgspec.Struct], ...] = (
     ShowStep,
     MemoryChecked,
     AskVoter,
+    ShowCarriage,
 )
 """What one peer may ask another; everything else is an item or a reply. `docs/protocol.md` shows an example of each in
 bytes."""
