@@ -105,6 +105,25 @@ async def test_an_artifact_comes_from_a_peer_that_nobody_named_while_registry_an
         assert (tmp_path / "2" / FILE).stat().st_size > 100
 
 
+async def test_a_fetch_that_is_given_up_looks_nearby_no_longer(tmp_path: Any) -> None:
+    ended = asyncio.Event()
+
+    async def nearby(_cid: Any) -> list[Any]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return []
+
+    async with Endpoint(Wallet.generate(), network=DOMAIN) as endpoint:
+        supplies = Place(endpoint, tmp_path / "asker").supplies
+        supplies.nearby = nearby
+        fetching = supplies.fetch(endpoint.address, raw_cid(b"a model"), (), 1 << 20, "a model", shared=True)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(fetching, 0.2)
+        await asyncio.wait_for(ended.wait(), 60)
+
+
 async def test_a_node_that_hides_its_address_names_relays_alone(tmp_path: Any) -> None:
     async with AsyncExitStack() as stack:
         relay, node, caller = [

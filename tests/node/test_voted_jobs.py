@@ -10,6 +10,7 @@ import pytest
 
 from proofyard.artifacts import ArtifactUnavailable
 from proofyard.chain import Wallet
+from proofyard.chain.events import JobOpened, Position
 from proofyard.node.limits import OfferRefused
 from proofyard.node.news import News
 from proofyard.node.rounds import courses
@@ -58,6 +59,8 @@ class World:
         self.manifest = said
         self.cid = raw_cid(encode_manifest(said))
         self.here, self.over, self.refuses = True, False, ""
+        self.introduced, self.block = True, 1
+        self.looks = 0
         self.left: list[JobId] = []
         self.reads = 0
         self.done: Any = None
@@ -66,7 +69,16 @@ class World:
         self.courses = Courses(*parts)
 
     def opened(self, *, since: int) -> list[Any]:
-        return [SimpleNamespace(job=JOB, workload=workload_bit("lora"))]
+        """Only since the block of the job, which a look is told of again and again."""
+        self.looks += 1
+        if self.block < since:
+            return []
+        place = Position(self.block, Digest(bytes([self.block]) * 32), 0)
+        parts: Any = (place, JOB, ME.address, cid_digest(self.cid), 1, 1, 1, 4, 99, 2, 1, workload_bit("lora"))
+        return [JobOpened(*parts)] if self.block else []
+
+    def introduce(self) -> None:
+        self.introduced = True
 
     def block_number(self) -> int:
         return 10
@@ -165,11 +177,52 @@ async def test_a_job_that_is_not_this_nodes_to_vote_in_is_left_alone(tasks: Any,
     world.refuses = "is too little" if why == "refused" else ""
     world.over = why == "over"
     tasks.append(asyncio.create_task(world.courses.run()))
-    await until(lambda: JOB in world.courses._seen and not world.courses._wanted)
+    await until(lambda: world.courses._seen and not world.courses._wanted)
     assert not world.courses.votes_in(JOB)
     reads = world.reads
     await asyncio.sleep(0.1)
     assert world.reads == reads, "it is looked at once"
+
+
+async def test_a_job_that_takes_anothers_number_is_looked_at_for_itself(tasks: Any) -> None:
+    world = World(manifest(*VOTERS))
+    tasks.append(asyncio.create_task(world.courses.run()))
+    await until(lambda: world.courses.votes_in(JOB))
+    world.manifest = manifest(OTHER.as_voter(1))
+    world.cid = raw_cid(encode_manifest(world.manifest))
+    world.block = 2  # the chain went back, and another job has the number
+    await until(lambda: world.left == [JOB] and not world.courses._wanted)
+    assert not world.courses.votes_in(JOB)
+    world.manifest = manifest(*VOTERS)
+    world.cid = raw_cid(encode_manifest(world.manifest))
+    world.block = 3
+    await until(lambda: world.courses.votes_in(JOB))
+    world.block = 0
+    await until(lambda: not world.courses.votes_in(JOB))
+    assert world.left == [JOB, JOB] and not world.courses._wanted
+
+
+async def test_jobs_are_forgotten_once_the_chain_cannot_go_back_to_them(tasks: Any) -> None:
+    world = World(manifest(OTHER.as_voter(1)))
+    tasks.append(asyncio.create_task(world.courses.run()))
+    await until(lambda: world.courses._seen)
+    world.first_block = world.block + 1
+    await until(lambda: not world.courses._seen)
+
+
+async def test_a_node_whose_key_nobody_asked_for_looks_for_no_jobs(tasks: Any) -> None:
+    world = World(manifest(*VOTERS))
+    world.introduced = False
+    tasks.append(asyncio.create_task(world.courses.run()))
+    await asyncio.sleep(0.1)
+    assert not world.looks and not world.reads
+    (own,) = [place for place, voter in enumerate(VOTERS) if voter.node == ME.address]
+    spec = all_tasks(load_workload("lora"), world.manifest)[own]
+    coming = world.courses.voted(TaskOffer(JOB, world.cid, spec, (), (), 15.0), world.manifest)
+    assert coming is not None
+    tasks.append(asyncio.ensure_future(coming))
+    await until(lambda: world.courses.votes_in(JOB))
+    assert world.introduced, "an offer shows that a roster has it, though this disk does not know"
 
 
 async def test_a_verifiers_offer_of_this_nodes_task_waits_for_the_round_that_takes_it(

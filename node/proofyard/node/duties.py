@@ -25,13 +25,14 @@ class Duties:
 
     def begin(self, key: Hashable, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start `step`, unless the last one of this key is still at work."""
-        if key not in self._under_way:
+        if not self.busy(key):
             task = asyncio.create_task(self._guarded(key, step))
             self._under_way[key] = task
-            task.add_done_callback(lambda _: self._under_way.pop(key, None))
+            task.add_done_callback(lambda _: None if self.busy(key) else self._under_way.pop(key, None))
 
     def busy(self, key: Hashable) -> bool:
-        return key in self._under_way
+        task = self._under_way.get(key)
+        return task is not None and not task.done()
 
     async def settle(self) -> None:
         """Until everything that is under way now has ended."""

@@ -59,6 +59,7 @@ create table if not exists node_delta (
     round blob not null, task integer not null, place integer not null, job integer not null, result text not null,
     shown blob not null, primary key (round, task, place)
 ) without rowid;
+create table if not exists node_introduced (at real not null);
 """
 TASK = "verifier = ? and job = ? and task = ? and inputs = ?"
 PLACE = "batch = ? and job = ? and task = ? and segment = ?"
@@ -397,6 +398,15 @@ class Journal:
         return decode(row[0], SealOpened) if row else None
 
     # Rounds
+
+    def introduce(self, now: float) -> None:
+        """Somebody has this node's key as a voter since `now` (Unix seconds), or since before."""
+        if not self.is_introduced():
+            self._write("insert into node_introduced (at) values (?)", now)
+
+    def is_introduced(self) -> bool:
+        """Whether anybody has this node's key as a voter: without it no roster has the node."""
+        return bool(self._one("select 1 from node_introduced"))
 
     def begin_round(self, round_digest: Digest, job: JobId, now: float) -> float:
         """This node votes in a round from `now` on (Unix seconds), or since before: returns since when."""

@@ -193,14 +193,17 @@ class Supplies:
         named: list[Connection] = []
         providers: list[Connection] = []
         # What peers bring among themselves the verifier need not: it serves everybody.
-        async with contextlib.aclosing(self._reached(others, verifier)) as reached:
-            async for named in reached:
-                providers = list(dict.fromkeys([*await nearby, *named]))
-                if not providers:
-                    continue
-                with contextlib.suppress(ArtifactUnavailable, TimeoutError):
-                    await self._bring(cid, providers, max_bytes, ALONE_S, ALONE_BYTES)
-                    return
+        try:
+            async with contextlib.aclosing(self._reached(others, verifier)) as reached:
+                async for named in reached:
+                    providers = list(dict.fromkeys([*await nearby, *named]))
+                    if not providers:
+                        continue
+                    with contextlib.suppress(ArtifactUnavailable, TimeoutError):
+                        await self._bring(cid, providers, max_bytes, ALONE_S, ALONE_BYTES)
+                        return
+        finally:
+            nearby.cancel()
         if providers and await self._share(cid, named, self._links.connection(verifier), max_bytes):
             return
         connection = self._links.connection(verifier)

@@ -1,10 +1,13 @@
 """The jobs that a node votes in: found on chain as they are opened, each with its course, until the job is over.
 
-Who is in a job's roster its manifest says. A node does its tasks unasked; a verifier that comes to offer one is given
-what was done, with the certificate of the round that took it, so that the chain's lists say what a round took.
+Who is in a job's roster its manifest says, and a roster has only nodes that were asked for their key: one that never
+was looks for none. A job is known by the event that opened it: where the chain goes back, another may take its number.
+A node does its tasks unasked; a verifier that comes to offer one is given what was done, with the certificate of the
+round that took it, so that the chain's lists say what a round took.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -76,11 +79,13 @@ class Courses:
         self._news = news
         self._lookout = Lookout(news, (JobOpened,), lambda: LOOK_S)
         self._since: int | None = None
-        self._seen: set[JobId] = set()
-        """Jobs that were looked at, or are to be."""
-        self._wanted: dict[JobId, None] = {}
+        self._seen: set[JobOpened] = set()
+        """Jobs of the last blocks that were looked at, or are to be."""
+        self._wanted: dict[JobId, JobOpened] = {}
         """Those whose manifest was not read yet, or that this node votes in."""
         self._courses: dict[JobId, Course] = {}
+        self._turn = asyncio.Lock()
+        """Held by who looks."""
         self._duties = Duties()
         self._looking = asyncio.Semaphore(AT_ONCE)
         self._moved = asyncio.Event()
@@ -102,61 +107,78 @@ class Courses:
         """Until cancelled."""
         try:
             while True:
-                if self._lookout.begins():
-                    try:
-                        await asyncio.to_thread(self._look)
-                        self._lookout.ended()
-                    except ProofyardError as error:
-                        logger.warning("jobs that this node may vote in are not known: %s", error)
-                for job in self._wanted:
-                    self._duties.begin(("the rounds of job", job), partial(self._follow, job))
-                due = self._lookout.next_at() - asyncio.get_running_loop().time()
-                waits = len(self._courses) < len(self._wanted)
-                await self._news.wait(max(1.0, min(due, LOOK_S)) if waits else due)
+                if not self._rounds.introduced:
+                    await self._news.wait(self._news.check_s if self._news.live else LOOK_S)
+                    continue
+                if self._lookout.begins() and await self._look():
+                    self._lookout.ended()
+                await self._news.wait(self._lookout.next_at() - asyncio.get_running_loop().time())
         finally:
             await self._duties.close()
             await self._rounds.close()
 
-    def _look(self) -> None:
-        """Note the jobs that were opened."""
+    async def _look(self) -> bool:
+        """Note the jobs that were opened, and what the chain has taken back. False where they are not known now."""
+        async with self._turn:
+            try:
+                since, opened = await asyncio.to_thread(self._opened)
+            except ProofyardError as error:
+                logger.warning("jobs that this node may vote in are not known: %s", error)
+                return False
+            for job, known in list(self._wanted.items()):
+                if known.position.block >= since and known not in opened:
+                    logger.warning("job %s: the chain has gone back to before it was opened", job)
+                    del self._wanted[job]
+            fresh = [event for event in opened[-MOST_BACK:] if event not in self._seen]
+            self._seen = set(opened)
+            self._wanted.update({event.job: event for event in fresh})
+            self._move()
+            for job in self._wanted:
+                self._duties.begin(("the rounds of job", job), partial(self._follow, job))
+        return True
+
+    def _opened(self) -> tuple[int, list[JobOpened]]:
+        """Those of the workloads that this node executes, and since which block."""
         head, first = self._chain.block_number(), self._chain.first_block
         since = max(first, head - BACK_BLOCKS) if self._since is None else self._since
         opened = [event for event in self._chain.opened(since=since) if self._bits >> event.workload & 1]
-        fresh = [event.job for event in opened[-MOST_BACK:] if event.job not in self._seen]
-        self._seen.update(fresh)
-        self._wanted.update(dict.fromkeys(fresh))
         self._since = max(first, head - AGAIN_BLOCKS)
+        return since, opened
 
     async def _follow(self, job: JobId) -> None:
-        """Vote in a job until it is over, where its roster has this node."""
-        voted = await self._asked_for(job)
-        if voted is None:
-            self._wanted.pop(job, None)
+        """Vote in the job of this number until it is over, where its roster has this node; and in the one that took its
+        place on the chain, if one did."""
+        while (opened := self._wanted.get(job)) is not None:
+            voted = await self._asked_for(opened)
+            if voted is not None:
+                await self._vote_in(voted, opened)
+            if self._wanted.get(job) == opened:
+                del self._wanted[job]
             self._move()
-            return
+
+    async def _vote_in(self, voted: VotedJob, opened: JobOpened) -> None:
         rules = rounds_of(load_workload(voted.manifest.workload), voted.manifest)
         assert rules is not None
         timeout_s = min(FIRST_TIMEOUT_S, float(rules.closing.timeout_s))
         course = Course(voted, self._own, self._rounds, partial(self._execute, voted), timeout_s=timeout_s)
-        logger.info("job %s: this node is one of %s that decide its rounds", job, len(voted.roster.voters))
+        logger.info("job %s: this node is one of %s that decide its rounds", voted.job, len(voted.roster.voters))
         running = asyncio.create_task(course.run())
-        running.add_done_callback(partial(self._ended, job))
-        self._courses[job] = course
+        running.add_done_callback(partial(self._ended, voted.job))
+        self._courses[voted.job] = course
         self._move()
         try:
-            await self._over(job)
-            self._wanted.pop(job, None)
+            await self._over(opened)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-            del self._courses[job]
+            del self._courses[voted.job]
             self._move()
-        await self._rounds.leave(job)
+        await self._rounds.leave(voted.job)
 
-    async def _asked_for(self, job: JobId) -> VotedJob | None:
-        """A job that this node is to vote in; None for any other."""
-        pause = LOOK_S
-        while True:
+    async def _asked_for(self, opened: JobOpened) -> VotedJob | None:
+        """A job that this node is to vote in; None for any other, and for one that the chain no longer has."""
+        pause, job = LOOK_S, opened.job
+        while self._wanted.get(job) == opened:
             try:
                 async with self._looking:
                     return await self._voted_job(job)
@@ -165,8 +187,17 @@ class Courses:
                 return None
             except ProofyardError as error:
                 logger.info("job %s: whether this node votes is looked at again in %.0f s: %s", job, pause, error)
-            await asyncio.sleep(pause)
+            await self._replaced(opened, pause)
             pause = min(2 * pause, LAST_AGAIN_S)
+        return None
+
+    async def _replaced(self, opened: JobOpened, seconds: float) -> bool:
+        """Whether the chain no longer has this job: at once, or after so many seconds with it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._wanted.get(opened.job) == opened:
+                    await self._moved.wait()
+        return self._wanted.get(opened.job) != opened
 
     async def _voted_job(self, job: JobId) -> VotedJob | None:
         """A job with this node in its roster; None for any other, and for one that is over."""
@@ -189,15 +220,14 @@ class Courses:
     async def _execute(self, voted: VotedJob, spec: TaskSpec, inputs: tuple[Cid, ...]) -> SubmitCommitment:
         return await self._do(TaskOffer(voted.job, voted.manifest_cid, spec, inputs, (), 0.0))
 
-    async def _over(self, job: JobId) -> None:
-        """Until it is."""
-        while True:
-            await asyncio.sleep(OVER_S)
+    async def _over(self, opened: JobOpened) -> None:
+        """Until it is, or the chain no longer has it."""
+        while not await self._replaced(opened, OVER_S):
             try:
-                if await asyncio.to_thread(lambda: self._is_over(self._chain.job(job))):
+                if await asyncio.to_thread(lambda: self._is_over(self._chain.job(opened.job))):
                     return
             except ProofyardError as error:
-                logger.info("whether job %s is over is not known now: %s", job, error)
+                logger.info("whether job %s is over is not known now: %s", opened.job, error)
 
     def _is_over(self, record: JobRecord) -> bool:
         """Whether nothing of a job can be committed any more."""
@@ -205,8 +235,15 @@ class Courses:
         return record.units_paid >= record.units or self._chain.now() > ended
 
     async def _taken(self, offer: TaskOffer) -> SubmitCommitment | None:
+        if not self._rounds.introduced:
+            self._rounds.introduce()  # its key was asked for when it had another disk
+            self._since = None
+        while offer.job not in self._wanted:
+            if await self._look():
+                break
+            await asyncio.sleep(LOOK_S)
         while offer.job not in self._courses:
-            if offer.job in self._seen and offer.job not in self._wanted:
+            if offer.job not in self._wanted:
                 return None
             await self._moved.wait()
         certificate = await self._courses[offer.job].taken(offer.task.index, offer.inputs)

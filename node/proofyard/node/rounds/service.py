@@ -65,6 +65,7 @@ class Rounds:
         self._voters: dict[Digest, RoundVoter] = {}
         self._tasks: dict[Digest, asyncio.Task[None]] = {}
         self._own: Voter | None = None
+        self._introduced = journal.is_introduced()
         endpoint.on(Proposal, self.hear)
         endpoint.on(Vote, self.hear)
         endpoint.on(NewView, self.hear)
@@ -72,7 +73,7 @@ class Rounds:
         endpoint.on(AskRound, self.ask)
         endpoint.on(ShownDelta, self.show)
         endpoint.on(ShowDelta, self.shown)
-        endpoint.on(AskVoter, self.introduce)
+        endpoint.on(AskVoter, self.show_key)
 
     def begin(self, ballot: Ballot, *, seed: bytes, timeout_s: float, closes_s: float) -> RoundVoter:
         """Vote in a round from now on, going on where this node was; one that it votes in already is returned as it is.
@@ -103,6 +104,16 @@ class Rounds:
         task.add_done_callback(partial(self._ended, voter))
         return voter
 
+    @property
+    def introduced(self) -> bool:
+        """Whether a roster can have this node: somebody has its key."""
+        return self._introduced
+
+    def introduce(self) -> None:
+        """Somebody has this node's key, or is about to. Raises `JournalError`."""
+        self._journal.introduce(time.time())
+        self._introduced = True
+
     async def leave(self, job: JobId) -> None:
         """A job is over: its rounds are forgotten."""
         for digest in [digest for digest, voter in self._voters.items() if voter.ballot.round.job == job]:
@@ -128,12 +139,14 @@ class Rounds:
     async def show(self, connection: Connection, message: ShownDelta, _body: Body) -> Ack:
         return self._of(connection, message.round).show(connection, message)
 
-    async def introduce(self, connection: Connection, _message: AskVoter, _body: Body) -> VoterKey:
+    async def show_key(self, connection: Connection, _message: AskVoter, _body: Body) -> VoterKey:
         """With which key this node votes, for whoever makes a roster."""
         if not self._askers.may(connection.peer, *connection.remote, asyncio.get_running_loop().time()):
             raise RequestFailed("busy", "you ask more often than a roster needs; ask again later")
         if self._own is None:
             self._own = await asyncio.to_thread(self._wallet.as_voter, 1)
+        if not self._introduced:
+            self.introduce()
         return VoterKey(self._own.key, self._own.possession)
 
     async def shown(self, connection: Connection, message: ShowDelta, _body: Body) -> ShownDelta:
