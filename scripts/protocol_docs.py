@@ -69,6 +69,7 @@ def text(name: str) -> str:
     if name in (
         "address",
         "node",
+        "nodes",
         "owner",
         "worker",
         "verifier",

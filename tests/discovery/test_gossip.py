@@ -37,6 +37,26 @@ async def test_peers_that_know_one_find_all(peer):
         assert len(each.neighbours()) >= 3
 
 
+async def test_who_is_linked_anyway_hears_of_every_change_and_once(peer):
+    verifier, node = await peer(1), await peer(2)
+    told = gossip_of(verifier)
+    told.serve()
+    link = await node.connect(verifier.host, verifier.port, expect=verifier.address)
+    routes = []
+    one = gossip_of(node, routes=lambda: tuple(routes), linked=lambda: [link])
+    await one.step()
+    assert node.address not in told.table, "there is nothing to tell"
+    routes.append(at(node))
+    await one.step()
+    assert [each.record.routes for each in told.table] == [(at(node),)] and told.table.met([node.address], time.time())
+    sequence = one.sequence
+    await one.step()
+    assert one.sequence == sequence and not one._untold()
+    routes[:] = [Route("mapped", node.host, node.port)]
+    await one.step()
+    assert [each.record.routes for each in told.table] == [tuple(routes)]
+
+
 async def test_a_peer_comes_back_with_nobody_but_those_on_its_disk(peer, tmp_path, monkeypatch):
     monkeypatch.setattr(gossip, "DIAL_S", 2.0)
     first, second, wallet = await peer(1), await peer(2), Wallet.generate()

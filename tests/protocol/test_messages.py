@@ -21,7 +21,7 @@ def test_request_tags_are_unique() -> None:
 def test_what_may_be_asked_is_what_somebody_serves() -> None:
     roots = [Path(__file__).parents[2] / root / "proofyard" for root in ("sdk", "node", "verifier")]
     sources = "".join(path.read_text() for root in roots for path in root.rglob("*.py"))
-    of_other_pages = {"GetBlocks", "HasBlocks", "ExchangePeers", "FindProviders", "Provide"}
+    of_other_pages = {"GetBlocks", "HasBlocks", "ExchangePeers", "FindPeers", "FindProviders", "Provide"}
     of_other_pages |= {"Proposal", "Vote", "NewView", "Certified", "AskRound", "ShownDelta", "ShowDelta"}
     served = set(re.findall(r"endpoint\.on\((\w+), ", sources)) - of_other_pages
     assert served == {kind.__name__ for kind in REQUESTS}

@@ -1,6 +1,6 @@
 """Who decides what a job's rounds take: asked of the nodes that the Registry says where to find."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,12 +34,17 @@ class Peers:
     """Nodes by what they answer; who is not in it is away."""
 
     answers: dict[Address, VoterKey | Exception]
-    asked: list[Address] = field(default_factory=list)
+    met: tuple[Address, ...] = ()
+    """By the verifiers, who say where they are."""
 
     async def dial(self, peer: Any) -> Any:
-        self.asked.append(peer.node)
-        if peer.node not in self.answers:
-            return "it is away"
+        assert peer.endpoint, "there is nothing to dial"
+        return self._connection(peer) if peer.node in self.answers else "it is away"
+
+    async def told_of(self, nodes: Any) -> dict[Address, Any]:
+        return {each.node: self._connection(each) for each in nodes if each.node in self.met}
+
+    def _connection(self, peer: Any) -> Any:
 
         async def request(message: AskVoter, **_: Any) -> VoterKey:
             answer = self.answers[peer.node]
@@ -50,9 +55,11 @@ class Peers:
         return SimpleNamespace(request=request)
 
 
-async def found(nodes: list[Any], answers: dict[Address, VoterKey | Exception]) -> dict[Address, int]:
+async def found(
+    nodes: list[Any], answers: dict[Address, VoterKey | Exception], met: tuple[Address, ...] = ()
+) -> dict[Address, int]:
     chain: Any = SimpleNamespace(active_nodes=lambda: nodes)
-    peers: Any = Peers(answers)
+    peers: Any = Peers(answers, met)
     voters = await find_voters(chain, peers, "lora", 1.0)
     assert roster_among(voters).voters == voters
     return {voter.node: voter.weight for voter in voters}
@@ -69,6 +76,11 @@ async def test_who_is_away_or_shows_no_key_of_its_own_has_no_vote() -> None:
     assert await found(theirs, strange) == {ONE.address: 5}
     silent = {**KEYS, TWO.address: PeerUnreachable("127.0.0.1", 1, "it is away")}
     assert await found(theirs, silent) == {ONE.address: 5}
+
+
+async def test_a_node_without_an_endpoint_votes_where_verifiers_have_met_it() -> None:
+    hidden = [node(ONE, "a", 5, endpoint=""), node(TWO, "b", 5, endpoint="")]
+    assert await found(hidden, KEYS, met=(TWO.address,)) == {TWO.address: 5}
 
 
 async def test_a_network_in_which_nobody_can_be_found_is_said() -> None:

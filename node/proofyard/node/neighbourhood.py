@@ -7,7 +7,7 @@ that it kept on disk. A node of a network on this machine alone looks for nobody
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,11 +18,13 @@ from proofyard.discovery.finder import Finder
 from proofyard.discovery.gossip import Seed, seeds_of
 from proofyard.discovery.local import LocalNetwork
 from proofyard.discovery.saved import restore, save
+from proofyard.discovery.whereabouts import whereabouts
 from proofyard.node.links import VerifierLinks
 from proofyard.node.presence import Presence
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.routes import ORDER, Route, read_relay
 from proofyard.protocol.types import Address, Cid, ProofyardError
+from proofyard.runtime.recent import Recent
 from proofyard.runtime.service import run_together
 from proofyard.transport import Connection, Endpoint, PeerUnreachable, TransportError
 from proofyard.transport.reach import is_dialled_from_elsewhere, split_endpoint
@@ -35,6 +37,8 @@ REGISTRY_S = 600.0
 NEARBY_S = 3.0
 """How long peers that have an artifact are looked for, before others are asked for it."""
 MOST_NEARBY = 6
+LOST_S, MOST_LOST = 30.0, 256
+"""How long peers are not asked again where a node is that could not be reached."""
 
 
 class Neighbourhood:
@@ -58,6 +62,7 @@ class Neighbourhood:
         self._owners: Mapping[Address, str] = {}
         self._verifiers: frozenset[Address] = frozenset()
         self._registered: list[Seed] = []
+        self._lost: Recent[Address, float] = Recent(MOST_LOST)
         self._named = seeds_of([read_relay(each) for each in (*settings.peers, *settings.relays)])
         self._is_on = settings.discover and not presence.is_local
         self._local = LocalNetwork(endpoint)
@@ -69,6 +74,7 @@ class Neighbourhood:
             routes=presence.routes,
             seeds=lambda: [*self._named, *self._registered],
             local=self._local.peers,
+            linked=links.live,
             owner_of=lambda node: self._owners.get(node, ""),
             trusts=self._is_trusted,
             here=here,
@@ -135,12 +141,30 @@ class Neighbourhood:
         known = self._gossip.table.get(node)
         said = (route for seed, routes in (*self._named, *self._registered) if seed == node for route in routes)
         routes = [*(known.record.routes if known is not None else ()), *said]
+        try:
+            return await self._reach_by(routes, node)
+        except TransportError:
+            told = await self._ask_around(node)
+            if set(told) <= set(routes):
+                raise
+        return await self._endpoint.connect_by(told, expect=node)
+
+    async def _reach_by(self, routes: Sequence[Route], node: Address) -> Connection:
         if routes:
             return await self._endpoint.connect_by(routes, expect=node)
         listed = await asyncio.to_thread(self._listed, node)
         if not listed or (is_dialled_from_elsewhere(listed) == self._presence.is_local):
             raise PeerUnreachable(node, 0, "nobody says where it is")
         return await self._endpoint.connect_to(listed, expect=node)
+
+    async def _ask_around(self, node: Address) -> tuple[Route, ...]:
+        """How peers that have met it say that a node is reached now; nothing where none has, or was asked just now."""
+        now = asyncio.get_running_loop().time()
+        if not self._is_on or (self._lost.get(node) or 0.0) > now:
+            return ()
+        self._lost.put(node, now + LOST_S)
+        found = await whereabouts([node], self._connected(), self._endpoint.network)
+        return found[node].routes if node in found else ()
 
     def _listed(self, node: Address) -> str:
         """Where the Registry says that a node is; "" for nowhere."""

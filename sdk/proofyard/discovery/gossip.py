@@ -9,10 +9,11 @@ verifier or a relay answers alone (`serve`).
 import asyncio
 import logging
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from proofyard.discovery.asking import Askers, Rate
-from proofyard.discovery.messages import MOST_TOLD, ExchangePeers, KnownPeers
+from proofyard.discovery.messages import MOST_TOLD, ExchangePeers, FindPeers, KnownPeers
 from proofyard.discovery.table import Known, PeerTable, Teller
 from proofyard.protocol.codec import CodecError
 from proofyard.protocol.peer_record import LIFETIME_S, PeerRecord, published, read_record, seal_record
@@ -51,7 +52,7 @@ class Gossip:
     whose stake stands behind a wallet, "" for nobody's. `seeds`: peers to begin with; `local`: those of the same
     local network. `trusts`: whose word weighs more than a stranger's. `here`: on
     a network of this machine alone, whose addresses are loopback's. `sequence`: of its own last record, from when it
-    ran before."""
+    ran before. `linked`: connections that it has anyway, to a node's verifiers: they hear how it is reached."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Gossip:
         routes: Callable[[], tuple[Route, ...]] = tuple,
         seeds: Callable[[], Iterable[Seed]] = tuple,
         local: Callable[[], Iterable[Seed]] = tuple,
+        linked: Callable[[], Iterable[Connection]] = tuple,
         owner_of: Callable[[Address], str] = lambda _: "",
         trusts: Callable[[Address], bool] = lambda _: False,
         here: bool = False,
@@ -71,15 +73,17 @@ class Gossip:
         self.on_save: Callable[[], Awaitable[None]] | None = None
         """Called every few minutes, to keep the table somewhere."""
         self._endpoint = endpoint
-        self._routes, self._seeds, self._local = routes, seeds, local
+        self._routes, self._seeds, self._local, self._linked = routes, seeds, local, linked
         self._owner_of, self._trusts = owner_of, trusts
         self._here, self._clock = here, clock
         self.sequence = sequence
         self._own: tuple[PeerRecord, bytes] | None = None
         self._neighbours: dict[Address, Connection] = {}
         self._at_home: dict[Address, Connection] = {}
+        self._told: weakref.WeakKeyDictionary[Connection, int] = weakref.WeakKeyDictionary()
+        """Which of its own records somebody has."""
         self._paused: Recent[Address, float] = Recent(MOST_LOCAL)
-        self._askers = Askers(OF_PEER, OF_HOST, OF_ALL)
+        self._askers, self._seekers = (Askers(OF_PEER, OF_HOST, OF_ALL) for _ in range(2))
         self._asked_at = self._tried_at = self._saved_at = float("-inf")
 
     # What this peer says of itself
@@ -104,6 +108,12 @@ class Gossip:
     def serve(self) -> None:
         """Answer whoever asks."""
         self._endpoint.on(ExchangePeers, self.exchange)
+        self._endpoint.on(FindPeers, self.find)
+
+    async def find(self, connection: Connection, message: FindPeers, _body: Body) -> KnownPeers:
+        if not self._seekers.may(connection.peer, *connection.remote, asyncio.get_running_loop().time()):
+            raise RequestFailed("busy", "you asked a moment ago; ask another peer, or later")
+        return KnownPeers(self.record(), tuple(known.data for known in self.table.met(message.nodes, self._clock())))
 
     async def exchange(self, connection: Connection, message: ExchangePeers, _body: Body) -> KnownPeers:
         if not self._askers.may(connection.peer, *connection.remote, asyncio.get_running_loop().time()):
@@ -162,6 +172,7 @@ class Gossip:
         if asked and (len(self.table) < ENOUGH or loop.time() - self._asked_at > REFRESH_S):
             self._asked_at = loop.time()
             work.append(self._ask(chance.choice(asked)))
+        work += [self._ask(connection) for connection in self._untold()]
         await asyncio.gather(*work)
         if self.on_save is not None and loop.time() - self._saved_at > SAVE_S:
             self._saved_at = loop.time()
@@ -237,7 +248,13 @@ class Gossip:
         elif not before:
             await connection.close("nothing more to ask")
 
+    def _untold(self) -> list[Connection]:
+        if not self.record():
+            return []
+        return [each for each in self._linked() if self._told.get(each) != self.sequence][:AT_ONCE]
+
     async def _ask(self, connection: Connection) -> None:
+        self._told[connection] = self.sequence
         try:
             message = ExchangePeers(self.record(), MANY if len(self.table) < ENOUGH else FEW)
             answer = await connection.request(message, reply=KnownPeers, timeout=ANSWER_S)

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from proofyard.protocol.cid import CID_BYTES
+from proofyard.protocol.codec import Key
 from proofyard.protocol.peer_record import MAX_RECORD_BYTES
 
 MOST_TOLD = 48
@@ -34,6 +35,14 @@ class KnownPeers(msgspec.Struct, frozen=True, tag="known-peers"):
 
     record: Record
     records: Annotated[tuple[Record, ...], Meta(max_length=MOST_TOLD)]
+
+
+class FindPeers(msgspec.Struct, frozen=True, tag="find-peers"):
+    """Asks how these peers are reached. Replied to with `KnownPeers` of those among them that the answering one has
+    met, or refused with `busy` where it is asked too often."""
+
+    idempotent: ClassVar[bool] = True
+    nodes: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=MOST_TOLD)]
 
 
 class Provide(msgspec.Struct, frozen=True, tag="provide"):
@@ -63,4 +72,4 @@ class Providers(msgspec.Struct, frozen=True, tag="providers"):
     records: Annotated[tuple[Record, ...], Meta(max_length=MOST_PROVIDERS)]
 
 
-REQUESTS: tuple[type[msgspec.Struct], ...] = (ExchangePeers, Provide, FindProviders)
+REQUESTS: tuple[type[msgspec.Struct], ...] = (ExchangePeers, FindPeers, Provide, FindProviders)

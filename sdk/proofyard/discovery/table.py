@@ -239,6 +239,11 @@ class PeerTable:
         found = [each for each in self if each.met and each.record.expires > now and each.record.node != to]
         return self._choose.sample(found, min(count, len(found)))
 
+    def met(self, nodes: Iterable[Address], now: float) -> list[Known]:
+        """Those of these peers that this one has met, whose records hold."""
+        found = (self.get(node) for node in dict.fromkeys(nodes))
+        return [each for each in found if each is not None and each.met and each.record.expires > now]
+
     def to_try(self, now: float, besides: Iterable[Address], *, only_heard: bool = False) -> Known | None:
         """Somebody to dial: half of the time one who was reached before, half of the time one only heard of."""
         avoided = set(besides) | {self._own}

@@ -12,8 +12,10 @@ from proofyard.artifacts import ArtifactUnavailable, BlockStore, fetch, serve_bl
 from proofyard.artifacts.dag import load
 from proofyard.artifacts.exchange import PeerBlocks
 from proofyard.chain import ChainClient, NodeRecord, VerifierRecord, Wallet
+from proofyard.discovery.whereabouts import whereabouts
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, Publish
+from proofyard.protocol.routes import Route
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, Cid, JobId
 from proofyard.sdk.artifacts import PeerAddress
@@ -29,6 +31,10 @@ class Transport(Protocol):
 
     async def connect(self, peer: PeerAddress) -> Connection:
         """A connection to the peer, whose wallet has answered. Raises `TransportError`."""
+        ...
+
+    async def reach(self, node: Address, routes: Sequence[Route]) -> Connection:
+        """The same by the first of several routes that answers."""
         ...
 
     async def close(self) -> None:
@@ -51,11 +57,18 @@ class Quic:
         self._is_open = False
 
     async def connect(self, peer: PeerAddress) -> Connection:
+        await self._open()
+        return await self._endpoint.connect(peer.host, peer.port, expect=peer.wallet)
+
+    async def reach(self, node: Address, routes: Sequence[Route]) -> Connection:
+        await self._open()
+        return await self._endpoint.connect_by(routes, expect=node)
+
+    async def _open(self) -> None:
         async with self._opening:
             if not self._is_open:
                 await self._endpoint.__aenter__()
                 self._is_open = True
-        return await self._endpoint.connect(peer.host, peer.port, expect=peer.wallet)
 
     async def close(self) -> None:
         if self._is_open:
@@ -176,6 +189,21 @@ class Peers:
             return str(error)
         self._away.pop(peer.node, None)
         return connection
+
+    async def told_of(self, nodes: Sequence[NodeRecord]) -> dict[Address, Connection]:
+        """Connections to nodes that verifiers have met, whatever the Registry says of them."""
+        with suppress(NoVerifier):
+            domain = await asyncio.to_thread(lambda: self._chain.domain)
+            found = await whereabouts([node.node for node in nodes], await self.all(), domain)
+            reached = await asyncio.gather(*(self._reach(node, record.routes) for node, record in found.items()))
+            return {connection.peer: connection for connection in reached if connection is not None}
+        return {}
+
+    async def _reach(self, node: Address, routes: Sequence[Route]) -> Connection | None:
+        try:
+            return await self._transport.reach(node, routes)
+        except TransportError:
+            return None
 
     def _patiently(self) -> AsyncRetrying:
         """Attempts to reach a verifier: one that restarts is waited for."""

@@ -16,7 +16,7 @@ from proofyard.protocol.roster import RosterInvalid, Voter, roster_of
 from proofyard.protocol.workload_bits import workload_bits
 from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.peers import Peers
-from proofyard.transport import TransportError
+from proofyard.transport import Connection, TransportError
 from proofyard.workloads.workload import load_workload, rounds_of
 
 TOKEN = 10**18
@@ -27,30 +27,35 @@ AT_ONCE = 16
 
 
 async def find_voters(chain: ChainClient, peers: Peers, workload: str, answer_s: float) -> tuple[Voter, ...]:
-    """The nodes that execute a workload, that the Registry says where to find, and that answer there, those with the
-    most at stake where there are too many; an owner's stake is shared by its nodes. Raises `JobRefused` where there
-    are none."""
+    """The nodes that execute a workload and that answer, where the Registry says that they are or by routes that they
+    told a verifier; those with the most at stake where there are too many. An owner's stake is shared by its nodes.
+    Raises `JobRefused` where there are none."""
     nodes = await asyncio.to_thread(chain.active_nodes)
     bit, turn = workload_bits([workload]), asyncio.Semaphore(AT_ONCE)
 
-    async def ask(node: NodeRecord) -> VoterKey | None:
+    async def dial(node: NodeRecord) -> Connection | None:
         async with turn:
-            connection = await peers.dial(node)
-            if isinstance(connection, str):
-                return None
+            connection = await peers.dial(node) if node.endpoint else ""
+            return None if isinstance(connection, str) else connection
+
+    async def ask(connection: Connection) -> VoterKey | None:
+        async with turn:
             try:
                 return await connection.request(AskVoter(), reply=VoterKey, timeout=answer_s)
             except TransportError:
                 return None
 
-    able = [node for node in nodes if node.workloads & bit and node.endpoint]
-    able = sorted(able, key=lambda node: (-node.stake, node.node))[:MOST]
-    answers = await asyncio.gather(*map(ask, able))
-    found = [(node, key) for node, key in zip(able, answers, strict=True) if key is not None]
+    able = sorted((node for node in nodes if node.workloads & bit), key=lambda node: (-node.stake, node.node))[:MOST]
+    dialled = await asyncio.gather(*map(dial, able))
+    reached = {node.node: connection for node, connection in zip(able, dialled, strict=True) if connection is not None}
+    reached |= await peers.told_of([node for node in able if node.node not in reached])
+    answering = [node for node in able if node.node in reached]
+    answers = await asyncio.gather(*(ask(reached[node.node]) for node in answering))
+    found = [(node, key) for node, key in zip(answering, answers, strict=True) if key is not None]
     if not found:
         raise JobRefused(
-            f"rounds_by: of {len(nodes)} nodes none that executes {workload} has an endpoint in the Registry and "
-            "answers there; operators set `endpoint`, or leave the rounds to the chain"
+            f"rounds_by: of {len(nodes)} nodes none that executes {workload} can be reached, by its endpoint in the "
+            "Registry or by what verifiers know; ask again later, or leave the rounds to the chain"
         )
     return await asyncio.to_thread(_roster, found)
 
