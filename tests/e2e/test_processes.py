@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from proofyard.devnet.forked import fork_server
 from proofyard.devnet.network import DevNetwork, toml_text
 from proofyard.devnet.postgres import NoPostgres, PostgresServer
 from proofyard.devnet.process import Child
@@ -36,7 +37,11 @@ def process(network: DevNetwork, name: str, url: str, **changes: Any) -> Child:
     ready, toml = home / f"ready-{name}.json", home / f"process-{name}.toml"
     toml.write_text(toml_text({"verifier": usual | shared | changes | {"ready_file": str(ready)}}))
     child = Child(
-        name, ["--config", str(toml), "verifier", "run"], log=network.log_of(NAME).with_name(f"{name}.log"), ready=ready
+        name,
+        ["--config", str(toml), "verifier", "run"],
+        log=network.log_of(NAME).with_name(f"{name}.log"),
+        ready=ready,
+        server=fork_server(),
     )
     child.wait_ready(150)
     return child

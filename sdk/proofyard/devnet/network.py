@@ -23,6 +23,7 @@ from proofyard.chain import (
 from proofyard.chain.events import topic_of
 from proofyard.chain.export import write_deployment
 from proofyard.devnet.directory import fresh_directory
+from proofyard.devnet.forked import fork_server
 from proofyard.devnet.ledger import Books, Holding, books_of, holding_of, statement
 from proofyard.devnet.members import Member, keys_of, new_keys, store_wallet
 from proofyard.devnet.process import Child, Interrupts, free_udp_port, stop_all
@@ -247,6 +248,7 @@ class DevNetwork:
         logs = self.directory / "logs"
         logs.mkdir()
         with self._interrupts.held():
+            self._server = fork_server()  # loads meanwhile
             self.anvil = self._stack.enter_context(
                 Anvil(
                     host=self.plan.host,
@@ -358,6 +360,7 @@ class DevNetwork:
                 log=self.directory / "logs" / f"{member.name}.log",
                 ready=home / "ready.json",
                 within=within,
+                server=self._server,
             )
 
 

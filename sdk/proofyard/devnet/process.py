@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from proofyard.devnet.errors import ChildDied, ChildNotReady
+from proofyard.devnet.forked import Forked, ForkServer
 from proofyard.protocol.codec import CodecError, decode_json
 from proofyard.runtime.chance import chance
 from proofyard.runtime.parent import end_with_parent
@@ -26,7 +27,8 @@ class Child:
 
     It has a process group of its own, so Ctrl-C reaches only us and we end everything in order. On Linux the kernel
     ends it when we are killed; start it from the main thread, since the kernel counts the thread that forked as the
-    parent. `within`: a command that becomes the one after it, such as one that enters a namespace.
+    parent. `within`: a command that becomes the one after it, such as one that enters a namespace. `server`: what forks
+    it, unless it is `within` something; without one it is a process that loads everything itself.
     """
 
     def __init__(
@@ -38,19 +40,24 @@ class Child:
         ready: Path,
         env: Mapping[str, str] | None = None,
         within: Sequence[str] = (),
+        server: ForkServer | None = None,
     ) -> None:
         self.name = name
         self.log = log
         self.ready = ready
         ready.unlink(missing_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, **(env or {})}
+        if server and not within:
+            self._process: subprocess.Popen[bytes] | Forked = server.start(args, log, environment)
+            return
         with log.open("ab") as sink:
             self._process = subprocess.Popen(  # noqa: S603 (our own interpreter, our own arguments)
                 [*within, sys.executable, "-m", "proofyard.cli", *args],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
-                env={**os.environ, **(env or {})},
+                env=environment,
                 process_group=0,
                 preexec_fn=partial(end_with_parent, os.getpid()),
             )
