@@ -1,6 +1,10 @@
 # `make demo` and `make test` do all their set-up on a fresh machine.
 SHELL := /bin/bash
 PY := .venv/bin/python
+# Some images set it. Hundreds of processes would compile each module anew: a quarter of what their start takes.
+unexport PYTHONDONTWRITEBYTECODE
+# A test that takes its process along is tried again by the next one, and so on.
+PYTEST = $(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 
 .PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-federated bench-home bench-kills bench-nat bench-pipeline bench-sandbox bench-transport bench-verifier gpu-check journeys soak clean
 help: ## show this list
@@ -13,10 +17,10 @@ demo: setup ## fine-tune a real model on a local network: checked, slashed, paid
 	@$(PY) scripts/demo.py
 
 test: setup ## the whole test suite, contracts included
-	@# The IPFS daemons of the tests are fetched meanwhile.
-	@$(PY) scripts/ipfs_daemons.py install & trap wait EXIT; $(PY) scripts/contracts.py test
-	@# A test that takes its process along is tried again by the next one, and so on.
-	@$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
+	@# The contracts' tests take what the others leave of the CPUs; the IPFS daemons of the tests are fetched meanwhile.
+	@said=$$(mktemp); $(PY) scripts/contracts.py test --beside >"$$said" 2>&1 & contracts=$$!; \
+		trap 'kill -- -$$contracts 2>/dev/null; wait; rm -f "$$said"' EXIT; $(PY) scripts/ipfs_daemons.py install & \
+		code=0; $(PYTEST) || code=$$?; wait $$contracts || code=$$?; cat "$$said"; exit $$code
 
 fuzz: setup ## contracts, violations, bombs, floods, the API's document, 10 million mutated inputs: out/bench (45 minutes; FUZZ="--inputs 100000")
 	@$(PY) scripts/contracts.py test --fuzz-runs 10000
