@@ -17,14 +17,14 @@ from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.types import Cid
 from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.executor import Executor, TaskTrace
-from proofyard.workloads.workload import Inputs, Resources, all_tasks, load_workload
+from proofyard.workloads.workload import Inputs, Resources, all_tasks, carried_by, load_workload
 
 WORKERS, ROUNDS = 2, 2
 
 
-@pytest.fixture
-def manifest(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
-    """Two of four voters have shards, the others vote."""
+@pytest.fixture(params=[None, "sign"], ids=["whole", "small"])
+def manifest(request: pytest.FixtureRequest, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
+    """Two of four voters have shards, the others vote; with whole adapters, and with small deltas."""
     links = BlockStore(tmp_path / "links")
     found = Manifest(
         workload="lora",
@@ -42,6 +42,7 @@ def manifest(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M
             "batch": 2,
             "seq_len": 16,
             "closing": {"quorum": 2, "timeout_s": 600},
+            "compression": request.param,
         },
     )
     monkeypatch.setattr(rounds_network, "MANIFEST", found)
@@ -65,7 +66,8 @@ class Trainer:
 
     async def train(self, spec: TaskSpec, results: tuple[Cid, ...]) -> TaskTrace:
         given = tuple(self.node.store.get_bytes(cid) for cid in results)
-        inputs = Inputs(self.inputs / "model", self.inputs / "text.jsonl", given)
+        carried = tuple(map(self.node.store.get_bytes, carried_by(load_workload("lora"), self.manifest, spec, given)))
+        inputs = Inputs(self.inputs / "model", self.inputs / "text.jsonl", given, carried=carried)
         return await self.executor.run_task(self.manifest, spec, inputs)
 
 

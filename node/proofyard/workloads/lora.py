@@ -20,11 +20,12 @@ from proofyard.workloads.local_data import LocalData, LocalFile
 from proofyard.workloads.lora_laws import check_finished, check_training
 from proofyard.workloads.lora_params import LoraParams, check_manifest, read_params
 from proofyard.workloads.lora_rounds import decode_begins, start_of_round, whole_adapter
+from proofyard.workloads.lora_sets import unsent, whole_rounds
 from proofyard.workloads.lora_tensors import (
     ORIGIN,
     carries_outer,
-    first_round,
     first_state,
+    key_rounds,
     outer_of,
     position,
     put,
@@ -61,7 +62,7 @@ class LoraWorkload:
         params = check_manifest(manifest)
         tasks: list[TaskSpec] = []
         for number in range(params.begun, params.rounds):
-            first, before = (number - params.begun) * params.workers, _rests_on(params, number)
+            first, before = (number - params.begun) * params.workers, whole_rounds(params, number)
             tasks += [
                 TaskSpec(
                     index=TaskIndex(first + shard),
@@ -78,7 +79,7 @@ class LoraWorkload:
     def finals(self, manifest: Manifest) -> tuple[TaskIndex, ...]:
         """The last round's tasks, or with compression all that a round after it would rest on."""
         params = check_manifest(manifest)
-        return _rests_on(params, params.rounds)
+        return whole_rounds(params, params.rounds)
 
     def begins(self, manifest: Manifest, task: TaskSpec) -> bool:
         """In the first round of a job that goes on from another one."""
@@ -90,7 +91,9 @@ class LoraWorkload:
         if manifest.params.get("closing") is None:
             return None
         params = read_params(manifest)
-        return None if params.closing is None else Rounds(params.closing, params.workers, params.rounds)
+        if params.closing is None:
+            return None
+        return Rounds(params.closing, params.workers, params.rounds, key_rounds(params))
 
     def local(self, manifest: Manifest) -> LocalData | None:
         """With `local`."""
@@ -111,12 +114,11 @@ class LoraWorkload:
         return manifest.params.get("compression") is not None
 
     def carried(self, manifest: Manifest, task: TaskSpec, results: Sequence[bytes]) -> tuple[Cid, ...]:
-        """The last state of the shard's task before this one: what that has left out is in it."""
+        """The last states of the shard's tasks whose residuals this one takes over."""
         params = read_params(manifest)
-        number, shard = position(params, task)
         require_inputs(task, Inputs(results=tuple(results)))
-        own = results[len(results) - params.workers + shard]
-        return (delta.last_named(params, number - 1, shard, own),)
+        of, shard = dict(zip(task.deps, results, strict=True)), position(params, task)[1]
+        return tuple(delta.last_named(params, number, shard, of[each]) for each, number in _taken_over(params, task))
 
     def initial_state(self, manifest: Manifest, task: TaskSpec, inputs: Inputs) -> bytes:
         params = read_params(manifest)
@@ -126,9 +128,13 @@ class LoraWorkload:
         start = start_of_round(params, manifest.seed, inputs.results, round_number, begins, tasks=task.deps)
         if not params.compression:
             return encode_state(first_state(params, shard, start.outer))
-        if len(inputs.carried) != (round_number > params.begun):
+        before = _taken_over(params, task)
+        if len(inputs.carried) != len(before):
             raise StateRefused(f"task {task.index} was given {len(inputs.carried)} last states of its shard")
-        left_out = delta.residual_in(params, round_number - 1, shard, inputs.carried[0]) if inputs.carried else None
+        left_out = [
+            delta.residual_in(params, number, shard, last)
+            for (_, number), last in zip(before, inputs.carried, strict=True)
+        ]
         return encode_state(delta.begun(params, round_number, shard, start.outer, left_out))
 
     def check_state(self, manifest: Manifest, task: TaskSpec, number: int, state: bytes) -> None:
@@ -219,11 +225,12 @@ class LoraWorkload:
         return compressing(TrainRunner(manifest, params, task, inputs, resources), params, task)
 
 
-def _rests_on(params: LoraParams, number: int) -> tuple[TaskIndex, ...]:
-    """The tasks whose results round `number` starts from."""
-    first = first_round(params, number) if number > params.begun else number
-    places = ((each - params.begun) * params.workers for each in (first, number))
-    return tuple(map(TaskIndex, range(*places)))
+def _taken_over(params: LoraParams, task: TaskSpec) -> list[tuple[TaskIndex, int]]:
+    """The tasks of the same shard whose residuals a task begins with, each with its round."""
+    number, shard = position(params, task)
+    if params.closing:
+        return [(each, each // params.workers) for each in unsent(params, number, shard, task.deps)]
+    return [(TaskIndex(task.index - params.workers), number - 1)] if number > params.begun else []
 
 
 def _cid_of(state: bytes) -> Cid:

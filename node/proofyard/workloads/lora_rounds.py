@@ -28,11 +28,12 @@ from proofyard.workloads.aggregation.vectors import Change
 from proofyard.workloads.compression import delta
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.lora_params import LoraParams
+from proofyard.workloads.lora_sets import Said, in_order, newest
 from proofyard.workloads.lora_tensors import (
     carries_outer,
     cut,
-    first_round,
     initial_adapter,
+    is_key_round,
     merged_schema,
     outer_schema,
     put,
@@ -43,8 +44,6 @@ from proofyard.workloads.lora_tensors import (
 from proofyard.workloads.state import Array, decode_state, encode_state
 
 Tensors = Mapping[str, Array]
-Said = tuple[int, bytes]
-"""A task with its result."""
 
 KEPT = 2
 """Starts that stay in memory: every worker of a round asks for the same one."""
@@ -89,13 +88,14 @@ def start_of_round(
     The job's result is the start of the round that never comes. `begins`: what the first round of a job that goes on
     from another one starts from.
 
-    `tasks`: of which task each result is, in any order, where rounds do not wait for all of their shards (`closing`).
-    Each delta is counted from its own round's start, by its shard's work and by the discount for each round that it is
-    late; all of them in time make the start that the round makes without `closing`.
+    `tasks`: of which task each result is, in any order, where rounds do not wait for all of their shards (`closing`);
+    with compression in the order of `closing.rested_on`. Each delta is counted from its own round's start, by its
+    shard's work and by the discount for each round that it is late; all of them in time make the start that the round
+    makes without `closing`.
 
     Its arrays are shared and cannot be written to. Raises `StateRefused` for what is no result of such a round, or so
     far from what the laws let pass that no number comes out."""
-    said = _in_order(params, results, round_number, tasks)
+    said = in_order(params, results, round_number, tasks)
     digests = tuple((task, hashlib.sha256(each).digest()) for task, each in ((-1, begins), *said))
     key = (hashlib.sha256(encode(params)).digest(), seed, round_number, digests)
     with _lock:
@@ -108,27 +108,6 @@ def start_of_round(
             while len(_known) > KEPT:
                 _known.popitem(last=False)
     return known
-
-
-def _in_order(
-    params: LoraParams, results: Sequence[bytes], round_number: int, tasks: Sequence[TaskIndex] | None
-) -> list[Said]:
-    """Each result with its task. Raises `StateRefused` for a set that no round takes."""
-    first = max(0, first_round(params, round_number)) * params.workers
-    every = range(first, round_number * params.workers)
-    if params.closing is None:
-        if len(results) not in (0, len(every)):
-            raise StateRefused(f"a round rests on {len(every)} results, {len(results)} were given")
-        return list(zip(every, results, strict=False))
-    given = every if tasks is None else tasks
-    if len(given) != len(results):
-        raise StateRefused(f"a round rests on {len(given)} results, {len(results)} were given")
-    said = sorted(zip(given, results, strict=True), key=lambda each: each[0])
-    late = [round_number - 1 - task // params.workers for task, _ in said]
-    enough = len(set(given)) == len(given) and late.count(0) >= (params.closing.quorum if round_number else 0)
-    if not enough or any(not 0 <= each <= params.closing.late_rounds for each in late):
-        raise StateRefused(f"round {round_number + 1} cannot rest on the tasks {[task for task, _ in said]}")
-    return said
 
 
 _known: OrderedDict[tuple[bytes, int, int, tuple[tuple[int, bytes], ...]], Start] = OrderedDict()
@@ -198,7 +177,7 @@ def _next_start(params: LoraParams, seed: int, said: Sequence[Said], round_numbe
     if params.closing is None:
         before, trained = _round(params, seed, [result for _, result in said], round_number)
     else:
-        before, trained, origins = _taken(params, params.closing, said, round_number)
+        before, trained, origins = _taken(params, params.closing, seed, said, round_number)
     with np.errstate(over="ignore", invalid="ignore"):
         if params.merges:
             start = merge_step(params, before.adapter, before.merged, trained, purpose)
@@ -227,22 +206,40 @@ def _round(
 
 
 def _taken(
-    params: LoraParams, closing: Closing, said: Sequence[Said], round_number: int
+    params: LoraParams, closing: Closing, seed: int, said: Sequence[Said], round_number: int
 ) -> tuple[Start, list[dict[str, Array]], list[Origin]]:
     """What the round before `round_number` started from, what those that it took have trained, and from what. A delta
-    whose lateness leaves nothing of it is looked at and not used: it would have a say in how others are shortened."""
+    whose lateness leaves nothing of it is looked at and not used: it would have a say in how others are shortened.
+    Where deltas are small a late one is counted from the start of the round that takes it: it is a difference, and what
+    its own round started from need not be known any more."""
     number, origins, trained = round_number - 1, [], []
     before: Start | None = None
-    for task, result in said:
+    count = newest(said)
+    if params.compression and not is_key_round(params, number):
+        tasks, results = [TaskIndex(task) for task, _ in said[count:]], [result for _, result in said[count:]]
+        before = start_of_round(params, seed, results, number, tasks=tasks)
+    found = []
+    for task, result in said[:count]:
         its_round, shard = divmod(task, params.workers)
-        tensors = decode_state(result, schema=result_schema(params, shard))
-        start, scale = _carried(tensors), closing.scale(number - its_round)
+        schema = result_schema(params, shard)
+        if params.compression:
+            schema = delta.result_schema(params, its_round, shard)
+        tensors = decode_state(result, schema=schema)
+        found.append((its_round, shard, tensors))
         if its_round == number and before is None:
-            before = start
-        if scale:
-            origins.append(Origin(shard, start.adapter, scale))
-            trained.append(take(tensors, "adapter"))
+            before = _carried(tensors)
     assert before is not None, "a quorum is in time"
+    for its_round, shard, tensors in found:
+        scale = closing.scale(number - its_round)
+        if not scale:
+            continue
+        if params.compression:
+            base = before.adapter
+            trained.append(delta.trained(params, its_round, shard, base, tensors))
+        else:
+            base = take(tensors, "base")
+            trained.append(take(tensors, "adapter"))
+        origins.append(Origin(shard, base, scale))
     return before, trained, origins
 
 

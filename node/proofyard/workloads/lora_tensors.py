@@ -11,8 +11,8 @@ columns of B that a shard of a smaller rank does not train (ffa, whose A is the 
 Where a round does not wait for all of its shards every chain carries that start, and so does every result: any of them
 may be the one that a later round has (`closing`).
 
-With compression the chain of shard 0 carries its round's start in key rounds only, and a round rests on the results of
-all rounds since the last one. `origin.*` of each chain is what its adapter starts from without what this shard's
+With compression chains carry their round's start in key rounds only, and a round rests on the results of all rounds
+since the last one. `origin.*` of each chain is what its adapter starts from without what this shard's
 results have left out so far: what training leads to, less the origin, is what the result says (`compression.delta`).
 """
 
@@ -33,7 +33,7 @@ OUTER = ("base", "velocity", "merged")
 ORIGIN = "origin"
 CARRIED = (*OUTER, "rest", ORIGIN)
 KEY_ROUNDS = 32
-"""With compression the chain of shard 0 carries its round's start in one of so many rounds at most."""
+"""With compression chains carry their round's start in one of so many rounds at most."""
 
 
 class Adapting(Protocol):
@@ -90,7 +90,7 @@ def state_schema(params: LoraParams, round_number: int, shard: int) -> Schema:
 def carries_outer(params: LoraParams, round_number: int, shard: int) -> bool:
     """Whether a shard's chain carries what its round started from. Where a round does not wait for all of its shards
     that of shard 0 may be missing, and a late delta is counted from its own round's start."""
-    return params.closing is not None or (not shard and (not params.compression or is_key_round(params, round_number)))
+    return hands_on(params, shard) and (not params.compression or is_key_round(params, round_number))
 
 
 def is_key_round(params: LoraParams, round_number: int) -> bool:
@@ -101,7 +101,8 @@ def is_key_round(params: LoraParams, round_number: int) -> bool:
 
 def key_rounds(params: LoraParams) -> int:
     """From one key round to the next: as many as have their results in one task's inputs."""
-    return max(1, min(KEY_ROUNDS, MAX_DEPS // params.workers)) if params.compression else 1
+    late = params.closing.late_rounds if params.closing else 0
+    return max(1, min(KEY_ROUNDS, MAX_DEPS // params.workers - late)) if params.compression else 1
 
 
 def first_round(params: LoraParams, round_number: int) -> int:

@@ -16,7 +16,7 @@ from typing import Protocol, cast
 
 import msgspec
 
-from proofyard.protocol.closing import ClosedRound, Rounds, final_tasks, open_tasks
+from proofyard.protocol.closing import ClosedRound, Rounds, final_tasks, open_tasks, since
 from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest, TaskSpec
 from proofyard.protocol.types import Address, Cid, JobId, TaskIndex
 from proofyard.workloads.errors import InputRefused, ManifestRefused, StateRefused, UnknownWorkload
@@ -266,7 +266,7 @@ def possible_finals(workload: Workload, manifest: Manifest) -> frozenset[TaskInd
     rounds = rounds_of(workload, manifest)
     if rounds is None:
         return frozenset(workload.finals(manifest))
-    first = max(0, rounds.rounds - 1 - rounds.closing.late_rounds)
+    first = max(0, since(rounds.rounds, rounds.key_rounds) - rounds.closing.late_rounds)
     return frozenset(map(TaskIndex, range(first * rounds.workers, rounds.rounds * rounds.workers)))
 
 

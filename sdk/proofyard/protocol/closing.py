@@ -9,6 +9,10 @@ the receipt that its worker holds allows; it cannot name a set.
 With `voters` no time counts: a round is closed once a certificate of theirs says what it took, and such a
 certificate is in a list of the job (`certified`).
 
+A round rests on what the one before took; where deltas are small, on what all rounds took since the last key round
+(`Rounds.key_rounds`), the newest first and each in ascending order, so that where a lower task follows a higher one
+another round's set begins (`sets_in`).
+
 A set is one of tasks. Whose result of a task counts, verdicts say: work that is done again has the same bits and the
 same place, whenever it comes.
 """
@@ -18,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -40,6 +44,7 @@ from proofyard.protocol.roster import MAX_VOTERS, Roster, Voter, roster_of
 from proofyard.protocol.types import Address, JobId, ProofyardError, TaskIndex
 
 BPS = 10_000
+T = TypeVar("T")
 Commit = tuple[int, TaskIndex]
 """A batch with a signed commitment to a task was committed at this time (Unix seconds of its block)."""
 
@@ -66,11 +71,13 @@ class Closing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 @dataclass(frozen=True)
 class Rounds:
-    """A job's rounds that close by rules: task r * `workers` + w is that of shard w in round r of `rounds`."""
+    """A job's rounds that close by rules: task r * `workers` + w is that of shard w in round r of `rounds`. Of every
+    `key_rounds` rounds one carries what it started from, and later ones rest on nothing before it."""
 
     closing: Closing
     workers: int
     rounds: int
+    key_rounds: int = 1
 
     @property
     def roster(self) -> Roster | None:
@@ -189,17 +196,42 @@ def _is_of(each: Round, roster: Roster, certificate: Certificate) -> bool:
 def open_tasks(specs: Sequence[TaskSpec], rounds: Rounds, closed: Sequence[ClosedRound]) -> tuple[TaskSpec, ...]:
     """Of a job's tasks those of the rounds that are open, each resting on what the round before took. The first round
     is open from the start."""
-    found = list(specs[: rounds.workers])
+    found, sets = list(specs[: rounds.workers]), sets_of(closed)
     for each in closed[: rounds.rounds - 1]:
         first = (each.number + 1) * rounds.workers
-        deps = tuple(entry.task for entry in each.taken)
+        deps = rested_on(sets, each.number + 1, rounds.key_rounds)
         found += [msgspec.structs.replace(spec, deps=deps) for spec in specs[first : first + rounds.workers]]
     return tuple(found)
 
 
+def since(number: int, key_rounds: int) -> int:
+    """The first of the rounds whose sets round `number` rests on."""
+    return max(0, number - 1) // key_rounds * key_rounds
+
+
+def rested_on(sets: Sequence[Sequence[T]], number: int, key_rounds: int) -> tuple[T, ...]:
+    """What round `number` rests on; `sets`: what each round from the first one on took, in ascending order."""
+    return tuple(each for taken in reversed(sets[since(number, key_rounds) : number]) for each in taken)
+
+
+def sets_in(tasks: Sequence[TaskIndex]) -> list[tuple[TaskIndex, ...]]:
+    """The sets that a round rests on, the oldest first. A set ends with a task of its own round, which comes after all
+    that an earlier round can take."""
+    if not tasks:
+        return []
+    ends = [at for at in range(1, len(tasks)) if tasks[at] < tasks[at - 1]]
+    return [tuple(tasks[first:end]) for first, end in zip([0, *ends], [*ends, len(tasks)], strict=True)][::-1]
+
+
+def sets_of(closed: Sequence[ClosedRound]) -> list[tuple[TaskIndex, ...]]:
+    """The tasks that each round took."""
+    return [tuple(entry.task for entry in each.taken) for each in closed]
+
+
 def final_tasks(rounds: Rounds, closed: Sequence[ClosedRound]) -> tuple[TaskIndex, ...]:
     """The tasks whose results the job's result is made of; none while its last round is open."""
-    return tuple(entry.task for entry in closed[-1].taken) if len(closed) == rounds.rounds else ()
+    whole = len(closed) == rounds.rounds
+    return rested_on(sets_of(closed), rounds.rounds, rounds.key_rounds) if whole else ()
 
 
 def dropped_tasks(closed: Iterable[ClosedRound]) -> frozenset[TaskIndex]:

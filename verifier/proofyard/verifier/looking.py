@@ -135,7 +135,9 @@ async def close_rounds(context: Context, effect: effects.CloseRounds) -> None:
     if job is not None:
         manifest = context.manifest(job.manifest)
         closed = await context.closed_of(job.id, manifest)
-        context.runner.post(RoundsClosed(job.id, closed, _voters(rounds_of(context.workload(manifest), manifest))))
+        rounds = rounds_of(context.workload(manifest), manifest)
+        key_rounds = 1 if rounds is None else rounds.key_rounds
+        context.runner.post(RoundsClosed(job.id, closed, _voters(rounds), key_rounds))
 
 
 def _voters(rounds: Rounds | None) -> tuple[Address, ...]:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from proofyard.node.rounds.messages import ShownDelta
 from proofyard.protocol.certificate import Delta, Deltas, Round, Terms, round_after
 from proofyard.protocol.cid import CidError, cid_bytes, cid_digest
-from proofyard.protocol.closing import terms_of, voter_of
+from proofyard.protocol.closing import rested_on, terms_of, voter_of
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.merkle import root
@@ -77,7 +77,7 @@ def next_ballot(
     specs: dict[TaskIndex, TaskSpec] = {}
     rests_on: dict[TaskIndex, tuple[Cid, ...]] = {}
     for task in (*map(TaskIndex, terms.tasks), *sorted(terms.late)):
-        taken = sets[task // rounds.workers - 1] if task >= rounds.workers else ()
+        taken = rested_on(sets, task // rounds.workers, rounds.key_rounds)
         specs[task] = replace(tasks[task], deps=tuple(delta.task for delta in taken))
         rests_on[task] = tuple(delta.result for delta in taken)
     return Ballot(

@@ -17,6 +17,7 @@ from proofyard.node.rounds.messages import ShownDelta
 from proofyard.node.rounds.service import Rounds, TooManyRounds
 from proofyard.node.rounds.voter import RoundVoter
 from proofyard.protocol.certificate import Certificate, Deltas
+from proofyard.protocol.closing import rested_on, since
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.messages import SubmitCommitment
@@ -57,6 +58,7 @@ class Course:
         self._voted, self._node, self._rounds, self._do, self._timeout_s = voted, node, rounds, do, timeout_s
         self._rules = rounds_of(load_workload(voted.manifest.workload), voted.manifest)
         self._workers = 1 if self._rules is None else self._rules.workers
+        self._key_rounds = 1 if self._rules is None else self._rules.key_rounds
         self._done: dict[TaskIndex, SubmitCommitment] = {}
         """Tasks of this node's that no round has taken yet."""
         self._doing: tuple[TaskIndex, asyncio.Task[None]] | None = None
@@ -78,7 +80,7 @@ class Course:
         try:
             while self._rules is not None and len(self.certificates) < self._rules.rounds:
                 await self._round(float(self._rules.closing.timeout_s))
-            await self._obtain(range(len(self._voters))[-1:])
+            await self._obtain(self._rested_on(len(self._voters)))
         except Exception:
             self._failed = True
             self._move()
@@ -92,10 +94,8 @@ class Course:
         results in these rounds than on `inputs`, and where this node votes no more."""
         number, seen = task // self._workers, 0
         while not self._failed:
-            if len(self.certificates) >= number:
-                before = self.sets[number - 1] if number else ()
-                if tuple(delta.result for delta in before) != inputs:
-                    return None
+            if len(self.certificates) >= number and self._inputs(number) != inputs:
+                return None
             for certificate in self.certificates[max(number, seen) :]:
                 if any(delta.task == task for delta in certificate.deltas):
                     return certificate
@@ -153,9 +153,9 @@ class Course:
             del self._done[task]
         if self._doing is not None and self._doing[0] not in ballot.specs:
             await self._stop_doing()
-        before = sorted({task // ballot.workers - 1 for task in ballot.specs} - {-1})
-        await self._obtain(before[-1:])
-        beside = asyncio.create_task(self._obtain(before[:-1]))
+        own, *late = (self._rested_on(number) for number in _rounds_of(ballot))
+        await self._obtain(own)
+        beside = asyncio.create_task(self._obtain(sorted({number for each in late for number in each} - set(own))))
         try:
             for task in sorted(task for task in ballot.specs if ballot.worker(task) == self._node):
                 while task not in self._done:
@@ -164,6 +164,14 @@ class Course:
             await beside
         finally:
             beside.cancel()
+
+    def _inputs(self, number: int) -> tuple[Cid, ...]:
+        """The results that a round rests on."""
+        return tuple(delta.result for delta in rested_on(self.sets, number, self._key_rounds))
+
+    def _rested_on(self, number: int) -> range:
+        """The rounds whose sets a round rests on."""
+        return range(since(number, self._key_rounds), number)
 
     async def _obtain(self, numbers: Sequence[int]) -> None:
         """What these rounds took."""
@@ -192,6 +200,11 @@ class Course:
             self._doing = None
             doing.cancel()
             await asyncio.gather(doing, return_exceptions=True)
+
+
+def _rounds_of(ballot: Ballot) -> list[int]:
+    """The rounds whose tasks a round may take, its own first."""
+    return sorted({task // ballot.workers for task in ballot.specs}, reverse=True)
 
 
 def _shown(ballot: Ballot, submission: SubmitCommitment) -> ShownDelta:

@@ -7,7 +7,7 @@ right audits tell later. Two results of a task are kept at most: the first one, 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from proofyard.artifacts import BlockStore, cid_of_bytes, fetch
 from proofyard.node.journal import Journal
@@ -16,7 +16,7 @@ from proofyard.node.rounds.messages import ShowDelta, ShownDelta
 from proofyard.protocol.certificate import Delta
 from proofyard.protocol.types import Address, Cid, ProofyardError, TaskIndex
 from proofyard.transport import Connection
-from proofyard.workloads.workload import Inputs, load_workload
+from proofyard.workloads.workload import Inputs, carried_by, carries, load_workload
 
 logger = logging.getLogger("proofyard.node")
 
@@ -91,6 +91,8 @@ class Results:
         async with self._lines.setdefault(None if provider is None else provider.peer, asyncio.Lock()):
             for cid in (delta.result, shown.trace[-1]):
                 await fetch(self._store, cid, providers, max_bytes=most, within_s=WITHIN_S)
+            for cid in await asyncio.to_thread(self._carried, delta.task, most):
+                await fetch(self._store, cid, providers, max_bytes=most, within_s=WITHIN_S)
         async with self._turns:
             await asyncio.to_thread(self._look, shown, most)
         kept = self._here.setdefault(delta.task, [])
@@ -116,13 +118,21 @@ class Results:
     def _most_bytes(self, task: TaskIndex) -> int:
         return min(self._max_bytes, self._workload.max_bytes(self._ballot.manifest, self._ballot.specs[task]))
 
-    def _look(self, shown: ShownDelta, most: int) -> None:
-        def read(cid: Cid) -> bytes:
-            return self._store.get_bytes(cid, max_bytes=most)
+    def _carried(self, task: TaskIndex, most: int) -> tuple[Cid, ...]:
+        """What a task's first state is made from beside the results that it rests on: its worker had it."""
+        manifest, spec = self._ballot.manifest, self._ballot.specs[task]
+        if not carries(self._workload, manifest):
+            return ()
+        return carried_by(self._workload, manifest, spec, self._read_all(self._ballot.rests_on[task], most))
 
+    def _read_all(self, cids: Iterable[Cid], most: int) -> tuple[bytes, ...]:
+        return tuple(self._store.get_bytes(cid, max_bytes=most) for cid in cids)
+
+    def _look(self, shown: ShownDelta, most: int) -> None:
         manifest, spec = self._ballot.manifest, self._ballot.specs[shown.commitment.task]
-        result, last = read(shown.commitment.result), read(shown.trace[-1])
+        result, last = self._read_all((shown.commitment.result, shown.trace[-1]), most)
         self._workload.check_result(manifest, spec, result, last, shown.trace)
-        inputs = Inputs(results=tuple(map(read, self._ballot.rests_on[spec.index])))
+        results = self._read_all(self._ballot.rests_on[spec.index], most)
+        inputs = Inputs(results=results, carried=self._read_all(self._carried(spec.index, most), most))
         if cid_of_bytes(self._workload.initial_state(manifest, spec, inputs)) != shown.trace[0]:
             raise DeltaRefused(f"the first state of task {spec.index} is not what it begins with")

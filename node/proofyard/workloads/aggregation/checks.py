@@ -72,12 +72,6 @@ def _check_closing(params: "LoraParams") -> None:
         check_closing(params.closing, params.workers)
     except ClosingRefused as error:
         raise ManifestRefused("params.closing", f"cannot be: {error}") from None
-    if params.compression:
-        raise ManifestRefused(
-            "params.closing",
-            f"is given with compression {params.compression!r}: a shard that a round did not wait for has no residual "
-            "to go on with; leave one of them out",
-        )
     if params.begins:
         raise ManifestRefused(
             "params.closing",

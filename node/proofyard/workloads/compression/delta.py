@@ -4,12 +4,15 @@ A task trains from its round's start. Its last state holds no adapter and no mom
   - `delta`, the encoding of what training has led to less the `origin` of its chain, and
   - `residual`, what that encoding leaves out, in int8.
 The origin of the same shard's next task is its round's start less this residual, so that what is left out is sent later
-(error feedback): the sum of what is sent lacks no more than the last residual. The result is the delta and the CID of
+(error feedback): the sum of what is sent lacks no more than the last residual. Which is the next one where a task is
+late or dropped says `lora_sets`. The result is the delta and the CID of
 the last state: by it the residual is bound to the results that the next task is committed to, and is found by whoever
 makes that task's first state. Nobody else fetches it.
 
 The adapter is one vector here: its tensors by name, one after another.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -59,12 +62,16 @@ def result_schema(params: LoraParams, round_number: int, shard: int) -> Schema:
     return {**outer, DELTA: _delta_spec(params, round_number, shard), LAST: named}
 
 
-def begun(params: LoraParams, round_number: int, shard: int, outer: Tensors, left_out: Array | None) -> Tensors:
-    """The first state of a task; `outer`: what its round starts from, `left_out`: what the shard has not sent yet."""
+def begun(params: LoraParams, round_number: int, shard: int, outer: Tensors, left_out: Sequence[Array]) -> Tensors:
+    """The first state of a task; `outer`: what its round starts from, `left_out`: what the shard has not sent yet, one
+    vector for each of its tasks that left something out."""
     state = first_state(params, shard, outer)
     if not carries_outer(params, round_number, shard):
         state = {name: array for name, array in state.items() if name not in outer}
-    lacking = np.zeros(_count(params, shard), np.float32) if left_out is None else left_out
+    total = np.zeros(_count(params, shard), np.float64)
+    for each in left_out:
+        total += each
+    lacking = total.astype(np.float32)
     start = take(state, "adapter")
     origin = {name: start[name] - part for name, part in _tensors(params, shard, lacking).items()}
     return state | put(origin, ORIGIN)

@@ -254,11 +254,13 @@ class Expanded:
 
 @dataclass(frozen=True, slots=True)
 class RoundsClosed:
-    """The rounds of a job that are closed by what the chain says now. `voters` as in `Expanded`."""
+    """The rounds of a job that are closed by what the chain says now. `voters` as in `Expanded`, `key_rounds` as in
+    `closing.Rounds`."""
 
     job: JobId
     closed: tuple[ClosedRound, ...]
     voters: tuple[Address, ...] = ()
+    key_rounds: int = 1
 
 
 @dataclass(frozen=True, slots=True)

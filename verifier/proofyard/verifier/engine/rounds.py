@@ -6,7 +6,7 @@ A round that is closed stays so, unless the chain goes back: then what rested on
 
 from dataclasses import dataclass, field
 
-from proofyard.protocol.closing import ClosedRound, dropped_tasks
+from proofyard.protocol.closing import ClosedRound, dropped_tasks, rested_on, sets_of
 from proofyard.protocol.types import JobId, TaskIndex
 from proofyard.verifier.engine import scheduling, tasks
 from proofyard.verifier.engine.effects import CloseRounds
@@ -79,10 +79,11 @@ def closed(world: World, event: RoundsClosed, now: Now) -> None:
     known[job.id] = event.closed
     count, workers = job.tasks // job.workers, job.workers
     deps: dict[TaskIndex, tuple[TaskIndex, ...]] = dict.fromkeys(map(TaskIndex, range(workers, job.tasks)), ())
+    sets = sets_of(event.closed)
     for each in event.closed[: count - 1]:
         first = (each.number + 1) * workers
         own = map(TaskIndex, range(first, first + workers))
-        deps.update(dict.fromkeys(own, tuple(entry.task for entry in each.taken)))
+        deps.update(dict.fromkeys(own, rested_on(sets, each.number + 1, event.key_rounds)))
     tasks.rest_on(world, job.id, deps, now)
     tasks.drop(world, job.id, dropped_tasks(event.closed), closed=len(event.closed) == count, now=now)
 
