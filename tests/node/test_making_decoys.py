@@ -16,6 +16,7 @@ from proofyard.protocol.manifest import decode_manifest
 from proofyard.protocol.mark import mark_cid, opening_of, opens
 from proofyard.protocol.messages import Decoy
 from proofyard.protocol.types import JobId
+from proofyard.workloads.compression import INT8
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.falsify import NotFalsified, changed_once, falsified
 from proofyard.workloads.lora import WORKLOAD
@@ -31,8 +32,11 @@ def decoy_of(node: Node) -> Decoy:
     return decoy
 
 
-async def test_a_decoy_is_false_in_every_segment_and_keeps_every_law(start: Callable[..., Any]) -> None:
-    node: Node = await start(budget=1 << 20, **SMALL)
+@pytest.mark.parametrize("compression", [None, "sign"])
+async def test_a_decoy_is_false_in_every_segment_and_keeps_every_law(
+    start: Callable[..., Any], compression: str | None
+) -> None:
+    node: Node = await start(budget=1 << 20, compression=compression, **SMALL)
     trace = await node.work(decoy=True)
     decoy, message = decoy_of(node), node.links.delivered[-1]
     assert opens(message.commitment.mark, message.salt, decoy=False)
@@ -51,6 +55,8 @@ async def test_a_decoy_is_false_in_every_segment_and_keeps_every_law(start: Call
         ours, theirs = decode_state(node.store.get_bytes(trace[segment + 1])), decode_state(states[segment + 1])
         differ = sum(int((np.asarray(ours[name]) != np.asarray(theirs[name])).sum()) for name in ours)
         assert differ == 1, "by one number from the true one"
+        first = decode_state(states[0])
+        assert all((theirs[name] == first[name]).all() for name in theirs if name.startswith("origin."))
 
 
 @pytest.mark.parametrize(("budget", "ordered", "share"), [(1 << 20, False, 10_000), (20_000, True, 10_000)])
@@ -157,6 +163,27 @@ def test_a_change_is_one_bit_somewhere_and_keeps_what_is_asked_of_it() -> None:
         falsified(state, Random(0), refuse)
     with pytest.raises(NotFalsified):
         falsified(encode_state({"n": np.arange(3)}), Random(0), lambda _: None)
+
+
+@pytest.mark.parametrize("count", [20, 256, 5000])
+def test_what_a_delta_leaves_out_is_changed_by_one_number(count: int) -> None:
+    values = np.random.default_rng(count).standard_normal(count).astype(np.float32)
+    state = encode_state({"delta": np.ones(7, np.uint8), "residual": INT8.encode(values), "step": np.array(2)})
+
+    def check(changed: bytes) -> None:
+        INT8.decode(decode_state(changed)["residual"], count)
+
+    places = set()
+    for seed in range(64):
+        changed = decode_state(falsified(state, Random(seed), check))
+        right, wrong = (INT8.decode(each["residual"], count) for each in (decode_state(state), changed))
+        (place,) = np.flatnonzero(right != wrong)
+        assert abs(right[place] - wrong[place]) < 0.05
+        assert changed["delta"].tolist() == [1] * 7
+        places.add(int(place))
+    assert len(places) > 10, "nobody can foresee where"
+    with pytest.raises(NotFalsified):
+        falsified(encode_state({"residual": INT8.encode(values * 0)}), Random(0), check)
 
 
 def test_texts_are_changed_by_a_letter() -> None:

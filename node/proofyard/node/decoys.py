@@ -81,11 +81,11 @@ class Decoys:
         self, manifest: Manifest, offer: TaskOffer, trace: TaskTrace, states: Sequence[Cid]
     ) -> tuple[tuple[Cid, ...], Cid]:
         workload, random = load_workload(manifest.workload), Random(secrets.randbits(256))
-        still = still_ones(trace.states[0].read_bytes(), trace.states[-1].read_bytes())
+        first = trace.states[0].read_bytes()
         false = [self._store.put_file(trace.states[0])]
         for number, path in enumerate(trace.states[1:], 1):
-            check = partial(workload.check_state, manifest, offer.task, number)
-            false.append(self._store.put_bytes(falsified(path.read_bytes(), random, check, still=still)))
+            state, check = path.read_bytes(), partial(workload.check_state, manifest, offer.task, number)
+            false.append(self._store.put_bytes(falsified(state, random, check, still=still_ones(first, state))))
         if not set(false[1:]).isdisjoint(states):
             raise WorkloadError("a false state is one of the true ones")
         result = workload.result(manifest, offer.task, lambda number: self._read(false[number]))

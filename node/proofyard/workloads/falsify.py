@@ -1,5 +1,8 @@
 """States that are false by one bit, or by one letter: what decoys are made of, and some cheats.
 
+The last state of a task with small deltas has no floats but what its delta leaves out, in int8 (`compression.delta`):
+there one of these numbers is another one. The next round starts from all of it in the end, like from any other.
+
 Where the change is cannot be foreseen, and the state keeps every law of its workload, so that only executing the
 segment before it tells it from the true one: whoever computes a part of that misses the change as often as it leaves
 something out.
@@ -10,6 +13,8 @@ from random import Random
 
 import numpy as np
 
+from proofyard.workloads.compression import INT8
+from proofyard.workloads.compression.delta import RESIDUAL
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.state import Array, Tensors, decode_state, encode_state
 
@@ -40,9 +45,9 @@ def falsified(
     raise NotFalsified("no change of this state keeps its laws")
 
 
-def still_ones(first: bytes, last: bytes) -> frozenset[str]:
+def still_ones(first: bytes, other: bytes) -> frozenset[str]:
     """The tensors that are the same in two states of a task."""
-    before, after = decode_state(first), decode_state(last)
+    before, after = decode_state(first), decode_state(other)
     return frozenset(name for name in before.keys() & after.keys() if _same(before[name], after[name]))
 
 
@@ -51,13 +56,16 @@ def _same(one: Array, other: Array) -> bool:
 
 
 def changed_once(tensors: Mapping[str, Array], random: Random, still: Collection[str] = frozenset()) -> Tensors:
-    """`tensors` with the last bit of one number changed, drawn among all floats; of a table of texts one letter."""
+    """`tensors` with the last bit of one number changed, drawn among all floats, or all that a delta leaves out; of a
+    table of texts one letter."""
     numbers = sorted(
         name for name, array in tensors.items() if array.dtype.kind == "f" and array.size and name not in still
     )
     if numbers:
         name = random.choices(numbers, [tensors[name].size for name in numbers])[0]
         return {**tensors, name: flipped(tensors[name], _place(tensors[name], random))}
+    if RESIDUAL in tensors:
+        return {**tensors, RESIDUAL: _other_code(tensors[RESIDUAL], random)}
     if "ends" in tensors and tensors["ends"].size:
         return {**tensors, "text": _other_letter(tensors["text"], random.randrange(tensors["text"].size))}
     return tensors
@@ -74,6 +82,15 @@ def flipped(array: Array, place: int) -> Array:
 def _place(array: Array, random: Random) -> int:
     places = [random.randrange(array.size) for _ in range(DRAWS)]
     return next((place for place in places if array.flat[place]), places[0])
+
+
+def _other_code(residual: Array, random: Random) -> Array:
+    """A number of an encoding in int8 is the one beside it."""
+    changed = np.array(residual)
+    codes = changed[INT8.first_code(changed.size) :]
+    if codes.size:
+        codes[_place(codes, random)] ^= 1
+    return changed
 
 
 def _other_letter(text: Array, place: int) -> Array:

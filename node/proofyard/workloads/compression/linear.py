@@ -31,6 +31,10 @@ class LinearCodec:
     def size(self, count: int) -> int:
         return block_count(count, self.block) * (2 + self.block * self._bits // 8)
 
+    def first_code(self, size: int) -> int:
+        """Where the codes begin in an encoding of so many bytes."""
+        return 2 * (size // (2 + self.block * self._bits // 8))
+
     def encode(self, values: Array) -> Array:
         rows = blocks_of(values, self.block)
         bits = scale_bits(np.abs(rows).max(axis=1, initial=0))
