@@ -1,4 +1,4 @@
-"""Rounds that nodes decide, on real processes: the verifier is gone after the first, and settles once it is back."""
+"""Rounds of small deltas that nodes decide, on real processes: without their verifier, which settles in the end."""
 
 import asyncio
 import time
@@ -30,7 +30,8 @@ def test_a_job_goes_on_while_its_verifier_is_away_and_is_settled_afterwards(
 ) -> None:
     plan = Plan(nodes=4, model_dirs=(inputs / "model",), lease_s=30.0, batch_s=2.0, listed=True)
     with DevNetwork(tmp_path / "devnet", plan) as network:
-        voted = replace(job, workers=WORKERS, rounds=ROUNDS, closing=CLOSING, rounds_by="nodes")
+        shape = {"workers": WORKERS, "rounds": ROUNDS, "compression": "sign"}
+        voted = replace(job, **shape, closing=CLOSING, rounds_by="nodes")  # type: ignore[arg-type]
         with Client(network.rpc_url, network.deployment.registry, network.requester.key) as client:
             handle = submit_job(voted, reward=credits(10), audit_fee=credits(10), client=client)
             until(lambda: decided(network, 0), "a round is decided")

@@ -216,7 +216,7 @@ def _taken(
     before: Start | None = None
     count = newest(said)
     if params.compression and not is_key_round(params, number):
-        tasks, results = [TaskIndex(task) for task, _ in said[count:]], [result for _, result in said[count:]]
+        tasks, results = [task for task, _ in said[count:]], [result for _, result in said[count:]]
         before = start_of_round(params, seed, results, number, tasks=tasks)
     found = []
     for task, result in said[:count]:

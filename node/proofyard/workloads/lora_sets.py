@@ -21,7 +21,7 @@ from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.lora_tensors import first_round
 
-Said = tuple[int, bytes]
+Said = tuple[TaskIndex, bytes]
 """A task with its result."""
 
 
@@ -48,7 +48,7 @@ def in_order(
     given = every if tasks is None else tasks
     if len(given) != len(results):
         raise StateRefused(f"a round rests on {len(given)} results, {len(results)} were given")
-    said = list(zip(given, results, strict=True))
+    said: list[Said] = list(zip(given, results, strict=True))
     if not params.compression:
         said.sort(key=lambda each: each[0])
     _check_sets(params, params.closing, [task for task, _ in said], round_number)
@@ -57,7 +57,7 @@ def in_order(
 
 def newest(said: Sequence[Said]) -> int:
     """How many of the results that a round rests on are those that the round before it took: the first ones."""
-    return len(sets_in([TaskIndex(task) for task, _ in said])[-1])
+    return len(sets_in([task for task, _ in said])[-1])
 
 
 def unsent(params: LoraParams, round_number: int, shard: int, tasks: Sequence[TaskIndex]) -> tuple[TaskIndex, ...]:

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proofyard.protocol.closing import ClosedRound, Closing, Rounds, Taken, close_rounds, final_tasks, open_tasks
+from proofyard.protocol.codec import decode
+from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.members import decode_members
 from proofyard.protocol.types import Address, Cid, JobId, TaskIndex
 from proofyard.verifier.engine.effects import CancelTasks, CloseRounds, CommitBatch, Effect, Expand
@@ -22,7 +24,8 @@ PEOPLE = [(number, 1 + number, 3) for number in range(5)]
 class Rounded(Town):
     """A town whose job has rounds that close by what its chain says."""
 
-    def __init__(self, voters: int = 0) -> None:
+    def __init__(self, voters: int = 0, key_rounds: int = 1) -> None:
+        self.shape = replace(RULES, key_rounds=key_rounds)
         super().__init__(PEOPLE, batch_s=1.0, decoys_bps=10_000, secret=b"drawn")
         self.voters = tuple(sorted(self.people))[:voters]
         self.commits: list[tuple[int, int, TaskIndex]] = []
@@ -52,9 +55,9 @@ class Rounded(Town):
                 )
             case CloseRounds():
                 self.effects.remove(effect)
-                known = open_tasks(self.whole, RULES, self.closed)
+                known = open_tasks(self.whole, self.shape, self.closed)
                 self.graphs[JOB] = (*known, *self.whole[len(known) :]), 2
-                self.tell(RoundsClosed(JOB, self.closed, self.voters))
+                self.tell(RoundsClosed(JOB, self.closed, self.voters, self.shape.key_rounds))
             case CommitBatch() if not self._is_open(effect):
                 self.effects.remove(effect)
                 self.tell(EffectFailed(effect.key, "a round is not open yet"))
@@ -72,7 +75,7 @@ class Rounded(Town):
 
     def _is_open(self, effect: CommitBatch) -> bool:
         members = decode_members(self.world.rows.batches[effect.batch].members)
-        return max(member.key[1] for member in members) < len(open_tasks(self.whole, RULES, self.closed))
+        return max(member.key[1] for member in members) < len(open_tasks(self.whole, self.shape, self.closed))
 
     def reorganise(self, depth: int) -> None:
         self.commits = [each for each in self.commits if each[0] <= self.block - depth]
@@ -138,6 +141,27 @@ def test_what_comes_late_is_in_the_next_set() -> None:
     town.do(6, 7, 8)
     town.pass_time(10)
     assert town.world.rows.jobs[JOB].state == JobState.DONE and town.world.rows.jobs[JOB].units_paid == 9
+
+
+def test_small_deltas_rest_on_what_all_rounds_took_and_what_is_false_among_it_is_done_again() -> None:
+    town = Rounded(key_rounds=32)
+    town.do(0, 1)
+    town.pass_time(70)
+    town.do(2)
+    town.pass_time(5)
+    town.do(3, honest=False)
+    town.do(4, 5)
+    town.pass_time(10)
+    town.do(3)
+    town.pass_time(10)
+    gate = town.world.rows.tasks[JOB, TaskIndex(6)]
+    assert decode(gate.spec, TaskSpec).deps == (2, 3, 4, 5, 0, 1) and town.inputs_of(6) == 6
+    town.restart()
+    town.run_all()
+    town.do(6, 7, 8)
+    town.pass_time(10)
+    assert town.world.rows.jobs[JOB].state == JobState.DONE and town.world.rows.jobs[JOB].units_paid == 9
+    assert final_tasks(town.shape, town.closed) == (6, 7, 8, 2, 3, 4, 5, 0, 1)
 
 
 def test_a_task_is_its_voters_and_others_get_it_only_once_that_one_is_gone() -> None:
