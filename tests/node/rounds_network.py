@@ -161,6 +161,7 @@ class Node:
         """What it was asked to do."""
         self.may_work = asyncio.Event()
         self.may_work.set()
+        self.units_paid = 0
         self.rounds = Rounds(
             *(WALLETS[address], endpoint, self.store, self.journal),
             reach=lambda node: town.reach(endpoint, node),
@@ -183,7 +184,11 @@ class Node:
     def course(self, *, timeout_s: float = 60.0) -> Course:
         """All rounds of the job."""
         voted = VotedJob(DOMAIN, JOB, MANIFEST_CID, MANIFEST, roster(), SEED)
-        return Course(voted, self.address, self.rounds, self.do, timeout_s=timeout_s)
+        return Course(voted, self.address, self.rounds, self.do, self.paid, timeout_s=timeout_s)
+
+    async def paid(self) -> int:
+        """The units that the test says are paid."""
+        return self.units_paid
 
     async def do(self, spec: TaskSpec, inputs: tuple[Cid, ...]) -> SubmitCommitment:
         """Execute a task as far as this test does."""

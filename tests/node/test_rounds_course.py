@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import rounds_network
+from msgspec import to_builtins
 from msgspec.structs import replace
-from rounds_network import COUNT, DOMAIN, JOB, WALLETS, WORKLOAD, ballot, leaders, roster, town_in
+from rounds_network import COUNT, DOMAIN, JOB, WALLETS, WORKLOAD, Node, ballot, leaders, roster, town_in
 
+from proofyard.chain import ChainError
+from proofyard.node.rounds import course as course_module
 from proofyard.protocol.certificate import CertificateInvalid, validate_certificates
 from proofyard.protocol.closing import final_tasks, taken_rounds
 from proofyard.protocol.types import TaskIndex
-from proofyard.workloads.workload import rounds_of
+from proofyard.workloads.workload import all_tasks, rounds_of
 
 PATIENCE_S = 200.0
 
@@ -42,6 +45,40 @@ async def test_a_job_ends_with_nobody_in_charge(tmp_path: Path) -> None:
         for node in nodes:
             assert len(node.tasks) == len(set(node.tasks)) == 3, "each its own, once"
             assert all(node.store.block_size(delta.result) for delta in sets[-1])
+
+
+async def test_no_round_begins_before_what_all_but_the_last_took_is_paid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course_module, "PAID_S", 0.05)
+    params = rounds_network.MANIFEST.params
+    closing = {"quorum": 4, "timeout_s": 600, "ahead": 1, "voters": to_builtins(roster().voters)}
+    monkeypatch.setattr(
+        rounds_network, "MANIFEST", replace(rounds_network.MANIFEST, params=params | {"closing": closing})
+    )
+    units = [task.work_units for task in all_tasks(WORKLOAD, rounds_network.MANIFEST)]
+    asked = 0
+
+    async def paid(self: Node) -> int:
+        nonlocal asked
+        asked += 1
+        if asked % 3 == 0:
+            raise ChainError("away")
+        return self.units_paid
+
+    monkeypatch.setattr(Node, "paid", paid)
+    async with town_in(tmp_path) as town, asyncio.timeout(PATIENCE_S):
+        nodes = [await town.node(address) for address in WALLETS]
+        courses = [node.course() for node in nodes]
+        running = asyncio.gather(*(course.run() for course in courses))
+        for node in nodes:
+            node.units_paid = sum(units[:4]) - 1
+        while asked < 20:
+            await asyncio.sleep(0.02)
+        assert {len(node.tasks) for node in nodes} == {2}
+        for node in nodes:
+            node.units_paid += 1
+        assert all(len(certificates) == 3 for certificates in await running)
 
 
 async def test_a_slow_nodes_result_is_late_for_its_round_and_in_the_next(tmp_path: Path, closes_soon: None) -> None:

@@ -214,6 +214,7 @@ def test_a_first_state_whose_adapter_is_not_what_its_chain_carries_is_refused(lo
         ({"closing": {"quorum": 1, "timeout_s": 60, "discount_bps": 10_001}}, "closing.discount_bps"),
         ({"closing": {"quorum": 1}}, "timeout_s"),
         ({"closing": {"quorum": 1, "timeout_s": 60, "patience": 1}}, "patience"),
+        ({"closing": {"quorum": 1, "timeout_s": 60, "ahead": 1}}, "closing.*ahead is given"),
         ({"begins": BEGINS}, "closing.*begins"),
         ({"aggregation": "fedex", "outer": "none"}, "closing.*fedex"),
         ({"aggregation": "flora", "outer": "none"}, "closing.*flora"),

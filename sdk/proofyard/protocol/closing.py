@@ -56,13 +56,15 @@ class ClosingRefused(ProofyardError, ValueError):
 class Closing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The rules, as a manifest has them. `quorum` tasks of a round are enough after `timeout_s`. A delta that is n
     rounds late, `late_rounds` at most, counts (`discount_bps` / 10,000)^n of itself (staleness as in FedBuff, arXiv
-    2106.06639). `voters`: who decides what a round takes, in ascending order; without any the chain's times do."""
+    2106.06639). `voters`: who decides what a round takes, in ascending order; without any the chain's times do. Where
+    there are, a voter begins no round before what all rounds but the last `ahead` took is paid; with 0 none waits."""
 
     quorum: Annotated[int, Meta(ge=1, le=MAX_DEPS)]
     timeout_s: Annotated[int, Meta(ge=1, le=30 * 86_400)]
     late_rounds: Annotated[int, Meta(ge=0, le=8)] = 1
     discount_bps: Annotated[int, Meta(ge=0, le=BPS)] = BPS // 2
     voters: Annotated[tuple[Voter, ...], Meta(max_length=MAX_VOTERS)] = ()
+    ahead: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
 
     def scale(self, late: int) -> float:
         """What a delta that is so many rounds late counts, correctly rounded."""
@@ -111,6 +113,10 @@ def check_closing(closing: Closing, workers: int) -> None:
     if most > MAX_DEPS:
         raise ClosingRefused(
             f"with {closing.late_rounds} late rounds a set may have {most} deltas, at most {MAX_DEPS} fit; give less"
+        )
+    if closing.ahead and not closing.voters:
+        raise ClosingRefused(
+            "ahead is given, which bounds how far nodes go on that decide; without them look_ahead does, leave it out"
         )
     places = [bytes.fromhex(voter.node[2:]) for voter in closing.voters]
     if places != sorted(set(places)):

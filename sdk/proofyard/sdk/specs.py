@@ -251,8 +251,10 @@ def _said(params: LoraParams) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(params)
     if params.closing is None:
         del values["closing"]
-    elif not params.closing.voters:
-        del values["closing"]["voters"]
+        return values
+    for name in ("voters", "ahead"):
+        if not getattr(params.closing, name):
+            del values["closing"][name]
     return values
 
 

@@ -23,7 +23,7 @@ from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.roster import Roster
 from proofyard.protocol.types import Address, Cid, JobId, ProofyardError, TaskIndex
-from proofyard.workloads.workload import load_workload, rounds_of
+from proofyard.workloads.workload import all_tasks, load_workload, rounds_of
 
 logger = logging.getLogger("proofyard.node")
 
@@ -31,10 +31,15 @@ Do = Callable[[TaskSpec, tuple[Cid, ...]], Awaitable[SubmitCommitment]]
 """Executes a task on the results that it rests on, and has what it signs for in the store. What it was asked before it
 returns again, however it ended."""
 
+Paid = Callable[[], Awaitable[int]]
+"""The units of work of a job that settled records have accepted."""
+
 FIRST_TIMEOUT_S = 20.0
 """Of the first view: a leader's proposal and what is fetched for it; later ones have twice as long, up to 64 times."""
 AGAIN_S = 10.0
 """After a task that could not be done, or a round that could not begin."""
+PAID_S = 3.0
+"""Between two looks at what is paid, where a round waits for that."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,10 @@ class Course:
     """Of one job, for the voter `node`."""
 
     def __init__(
-        self, voted: VotedJob, node: Address, rounds: Rounds, do: Do, *, timeout_s: float = FIRST_TIMEOUT_S
+        self, voted: VotedJob, node: Address, rounds: Rounds, do: Do, paid: Paid, *, timeout_s: float = FIRST_TIMEOUT_S
     ) -> None:
-        self._voted, self._node, self._rounds, self._do, self._timeout_s = voted, node, rounds, do, timeout_s
+        self._voted, self._node, self._rounds, self._timeout_s = voted, node, rounds, timeout_s
+        self._do, self._paid = do, paid
         self._rules = rounds_of(load_workload(voted.manifest.workload), voted.manifest)
         self._workers = 1 if self._rules is None else self._rules.workers
         self._key_rounds = 1 if self._rules is None else self._rules.key_rounds
@@ -79,6 +85,7 @@ class Course:
         does."""
         try:
             while self._rules is not None and len(self.certificates) < self._rules.rounds:
+                await self._wait_for_pay(self._rules.closing.ahead)
                 await self._round(float(self._rules.closing.timeout_s))
             await self._obtain(self._rested_on(len(self._voters)))
         except Exception:
@@ -102,6 +109,28 @@ class Course:
             seen = len(self.certificates)
             await self._moved.wait()
         return None
+
+    async def _wait_for_pay(self, ahead: int) -> None:
+        """Until what all rounds but the last `ahead` took is paid: what is not is this node's to lose. Who accepts a
+        task accepts all that it rests on, so it is paid in about the order of rounds."""
+        if not ahead or len(self.certificates) <= ahead:
+            return
+        tasks = await asyncio.to_thread(all_tasks, load_workload(self._voted.manifest.workload), self._voted.manifest)
+        owed = sum(tasks[delta.task].work_units for each in self.sets[:-ahead] for delta in each)
+        waits = False
+        while (paid := await self._read_paid()) < owed:
+            if not waits:
+                told = self._voted.job, len(self.certificates), owed - paid
+                logger.info("job %s: round %s waits until %s more units of the rounds before are paid", *told)
+            waits = True
+            await asyncio.sleep(PAID_S)
+
+    async def _read_paid(self) -> int:
+        try:
+            return await self._paid()
+        except ProofyardError as error:
+            logger.debug("what is paid of job %s is not known: %s", self._voted.job, error)
+            return 0
 
     async def _round(self, closes_s: float) -> None:
         voted = self._voted

@@ -160,7 +160,8 @@ class Courses:
         rules = rounds_of(load_workload(voted.manifest.workload), voted.manifest)
         assert rules is not None
         timeout_s = min(FIRST_TIMEOUT_S, float(rules.closing.timeout_s))
-        course = Course(voted, self._own, self._rounds, partial(self._execute, voted), timeout_s=timeout_s)
+        do, paid = partial(self._execute, voted), partial(self._paid, voted.job)
+        course = Course(voted, self._own, self._rounds, do, paid, timeout_s=timeout_s)
         logger.info("job %s: this node is one of %s that decide its rounds", voted.job, len(voted.roster.voters))
         running = asyncio.create_task(course.run())
         running.add_done_callback(partial(self._ended, voted.job))
@@ -216,6 +217,9 @@ class Courses:
         await self._allow(TaskOffer(job, cid, first, (), (), 0.0))
         seed = await asyncio.to_thread(self._chain.block_hash, record.open_block)
         return VotedJob(self._chain.domain, job, cid, manifest, roster, seed)
+
+    async def _paid(self, job: JobId) -> int:
+        return (await asyncio.to_thread(self._chain.job, job)).units_paid
 
     async def _execute(self, voted: VotedJob, spec: TaskSpec, inputs: tuple[Cid, ...]) -> SubmitCommitment:
         return await self._do(TaskOffer(voted.job, voted.manifest_cid, spec, inputs, (), 0.0))
