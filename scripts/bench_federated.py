@@ -20,6 +20,7 @@ docs/performance has the losses as pictures. The defaults take hours on a CPU; e
 
 import argparse
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from msgspec.structs import replace
 
 from bench_federated_hostile import NAMES, RULES, hostile_keys, measure_hostile
 from bench_federated_plot import draw
-from bench_federated_setup import OUT, Bench, Part, base_params, inputs_of, say
+from bench_federated_setup import FOLDER, OUT, Bench, Part, base_params, inputs_of, say
 from proofyard.workloads.lora_params import LoraParams, read_params
 from proofyard.workloads.lora_tensors import trained_schema
 from proofyard.workloads.workload import Inputs
@@ -42,12 +43,16 @@ SMALL = {"gap_at_30x": 30, "gap_at_100x": 100, "best_gap_at_146x": 146}
 
 def main() -> None:
     args = arguments()
-    bench = Bench(Inputs(*inputs_of(args.model)), args.seed, args.sequences)
+    trained = FOLDER / f"trained-{args.model}"
+    trained.mkdir(parents=True, exist_ok=True)
+    bench = Bench(Inputs(*inputs_of(args.model, FOLDER)), args.seed, args.sequences, trained)
     assert bench.inputs.model is not None
     base = base_params(bench.inputs.model, args)
     if args.anew and args.out.is_file():
         kept = json.loads(args.out.read_text())
         args.out.write_text(json.dumps({name: kept[name] for name in kept.keys() - set(args.parts)}))
+        shutil.rmtree(trained)
+        trained.mkdir()
     same = ("model", "steps", "batch", "seq_len", "rank", "lr", "layers", "sequences", "holdout_percent", "seed")
     size = {name: getattr(args, name) for name in same}
     if "methods" in args.parts:

@@ -4,7 +4,6 @@ held-out loss of what they come to. All of it is exact, so what was computed onc
 import argparse
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,20 +30,19 @@ from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 from proofyard.workloads.workload import Inputs, Resources, SegmentRunner, carried_by
 
 OUT = ROOT / "out" / "bench" / "federated.json"
+FOLDER = OUT.parent / "federated"
 Trained = tuple[bytes, bytes]
 """Result and last state of a task."""
-KEPT = 128
-"""Tasks that stay in memory, with what they came to."""
 
 
 @dataclass
 class Bench:
-    """One model and text; `sequences` held-out rows make a loss."""
+    """One model and text; `sequences` held-out rows make a loss. What tasks came to is kept in `folder`."""
 
     inputs: Inputs
     seed: int
     sequences: int
-    _trained: OrderedDict[bytes, Trained] = field(default_factory=OrderedDict)
+    folder: Path
     _losses: dict[bytes, float] = field(default_factory=dict)
 
     def manifest(self, params: LoraParams) -> Manifest:
@@ -64,7 +62,8 @@ class Bench:
         inputs = Inputs(self.inputs.model, self.inputs.data, tuple(results), carried=tuple(carried))
         states = [WORKLOAD.initial_state(manifest, task, inputs)]
         key = encode((_training(read_params(manifest)), task.index, cid_of_bytes(states[0]), kind and kind.__name__))
-        if key not in self._trained:
+        places = [self.folder / f"{hashlib.sha256(key).hexdigest()}.{name}" for name in ("last", "result")]
+        if not places[1].is_file():
             runner: SegmentRunner
             if kind:
                 runner = kind(manifest, read_params(manifest), task, inputs, Resources())
@@ -73,11 +72,13 @@ class Bench:
             for index in range(task.segments):
                 states.append(runner.run(index, states[-1], lambda progress: None))
                 WORKLOAD.check_state(manifest, task, index + 1, states[-1])
-            self._trained[key] = WORKLOAD.result(manifest, task, states.__getitem__), states[-1]
-            while len(self._trained) > KEPT:
-                self._trained.popitem(last=False)
-        self._trained.move_to_end(key)
-        return self._trained[key]
+            for place, made in zip(
+                places, (states[-1], WORKLOAD.result(manifest, task, states.__getitem__)), strict=True
+            ):
+                place.with_suffix(".part").write_bytes(made)
+                place.with_suffix(".part").rename(place)
+        last, result = (place.read_bytes() for place in places)
+        return result, last
 
     def rounds(self, params: LoraParams) -> Iterator[tuple[int, list[bytes]]]:
         """How many rounds are done, and the results that a round after them would rest on."""
@@ -113,9 +114,7 @@ def _training(params: LoraParams) -> LoraParams:
     return replace(params, robust="mean", robust_hostile=0)
 
 
-def inputs_of(model: str) -> tuple[Path, Path]:
-    folder = ROOT / "out" / "bench" / "federated"
-    folder.mkdir(parents=True, exist_ok=True)
+def inputs_of(model: str, folder: Path) -> tuple[Path, Path]:
     if model == "tiny":
         return write_tiny_model(folder / "tiny"), write_tiny_corpus(folder / "tiny.jsonl", labels=10)
     found = ROOT / ".cache" / "models" / "smollm2-135m-instruct"
