@@ -424,8 +424,7 @@ async def packets(chance: random.Random) -> AsyncIterator[Knock]:
             for kind, content in frames():
                 builder.start_frame(kind, capacity=len(content) + 2).push_bytes(content)
         made, client._packet_number = builder.flush()[0], builder.packet_number
-        for data in made:
-            server.receive_datagram(data, address, clock)
+        server.receive_datagrams([(data, address) for data in made], clock)
         while server.next_event() is not None:
             pass
         server.datagrams_to_send(clock)

@@ -108,8 +108,9 @@ async def test_who_is_slow_keeps_its_connection_and_who_is_silent_does_not(monke
             assert joined.connection(slow.address) is connection and not connection.closed.is_set()
             pinging.cancel()
 
-            monkeypatch.setattr(slow.connections[own.address]._link.quic, "receive_datagram", lambda *_: None)
-            monkeypatch.setattr(slow.connections[own.address]._link.quic, "datagrams_to_send", lambda *_, **__: [])
+            deaf = slow.connections[own.address]._link.quic
+            monkeypatch.setattr(deaf, "receive_datagrams", lambda group, *_: len(group))
+            monkeypatch.setattr(deaf, "datagrams_to_send", lambda *_, **__: [])
             assert await joined.try_request(slow.address, SubmitSeals(()), Acks) is None
             assert connection.closed.is_set()
         running.cancel()

@@ -1,6 +1,7 @@
 """Peers on loopback: real sockets, real TLS, real signatures."""
 
 import importlib.util
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,6 +14,8 @@ from eth_account import Account
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, Digest, Signature
 from proofyard.transport import Endpoint
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 NETWORK = Domain(31_337, Address("0x5FbDB2315678afecb367f032d93F642f64180aa3"))
 

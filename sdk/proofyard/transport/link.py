@@ -4,12 +4,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from time import perf_counter
 from typing import Protocol
 
 from aioquic.quic import events
 
 from proofyard.transport import stun
+from proofyard.transport.arrivals import GROUP
 from proofyard.transport.errors import ConnectionLost, RequestCancelled
 from proofyard.transport.memory import Account, Memory
 from proofyard.transport.quic import CONNECTION_WINDOW, GREETING_WINDOW, PeerQuic
@@ -194,9 +196,9 @@ class Link:
         now, before, until = self._loop.time(), self.quic.payloads, perf_counter() + seconds
         try:
             while self._arrived:
-                data, address = self._arrived.popleft()
-                self._waiting_bytes -= len(data)
-                self.quic.receive_datagram(data, address, now)
+                group = list(islice(self._arrived, GROUP))
+                for _ in range(self.quic.receive_datagrams(group, now, until)):
+                    self._waiting_bytes -= len(self._arrived.popleft()[0])
                 if self.quic.tally.abuse:
                     self._abused(self.quic.tally.abuse)
                     return

@@ -18,7 +18,6 @@ from aioquic.quic.connection import (
     MAX_STREAM_DATA_FRAME_CAPACITY,
     Limit,
     NetworkAddress,
-    QuicConnection,
     QuicConnectionState,
     QuicNetworkPath,
     QuicReceiveContext,
@@ -36,6 +35,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from proofyard.transport import congestion
+from proofyard.transport.arrivals import Arrivals
 from proofyard.transport.bounds import MAX_ACK_RANGES, MAX_CRYPTO_BYTES, Frames, Pieces, Streams, Tally
 from proofyard.transport.carried import HEAD_BYTES, is_carried
 
@@ -191,7 +191,7 @@ def configuration(
     return config
 
 
-class PeerQuic(QuicConnection):
+class PeerQuic(Arrivals):
     """A `QuicConnection` whose receive limits are granted by its owner, and which paces by the path's model."""
 
     def __init__(
@@ -217,14 +217,10 @@ class PeerQuic(QuicConnection):
         self._loss._pacer = congestion.ModelPacer(max_datagram_size=BASE_DATAGRAM, model=model, sent=self._packet_sent)
         self._sizes_tried = False
         self._ack_delay = ACK_DELAY
-        self._eliciting = 0
-        """Packets that are to be acknowledged."""
         self.tally = Tally()
         self._streams = Streams(self.tally)
         self._frames = Frames(getattr(self, _HANDLERS))
         setattr(self, _HANDLERS, self._frames)
-        self.payloads = 0
-        """Packets of the peer's, which nobody else can make."""
         self._at: NetworkAddress | None = None
         self._left_until = math.inf
         self._surprises = 0
