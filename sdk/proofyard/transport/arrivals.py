@@ -73,10 +73,9 @@ class Arrivals(QuicConnection):
         while taken < len(group):
             if masks:
                 taken = self._take_usual(group, masks, taken, now)
-                if taken == len(group):
-                    break
-            self.receive_datagram(*group[taken], now)
-            taken += 1
+            if taken < len(group) and not self.tally.abuse:
+                self.receive_datagram(*group[taken], now)
+                taken += 1
             if self.tally.abuse or perf_counter() > until:
                 break
         return taken

@@ -110,6 +110,13 @@ class PathModel(QuicCongestionControl):
         limited = 0 < self._limited_until >= self._delivered
         self._sent[id(packet)] = _Sent(self._delivered, self._delivered_at, self._first_sent_at, limited)
 
+    def on_packets_sent(self, packets: list[QuicSentPacket]) -> None:
+        """Packets that are sent at one time."""
+        self.on_packet_sent(packet=packets[0])
+        sent = self._sent[id(packets[0])]
+        self._sent.update((id(packet), sent) for packet in packets[1:])
+        self.bytes_in_flight += sum(packet.sent_bytes for packet in packets[1:])
+
     def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
         self.bytes_in_flight -= packet.sent_bytes
         self._delivered += packet.sent_bytes
@@ -124,6 +131,32 @@ class PathModel(QuicCongestionControl):
         if sent.delivered >= self._round_ends_at:
             self._next_round()
         interval = max(now - sent.delivered_at, sent_at - sent.first_sent_at)
+        if interval > 0:
+            self._sample((self._delivered - sent.delivered) / interval, sent.limited)
+        self._set_window(now)
+
+    def on_packets_acked(self, packets: list[QuicSentPacket], now: float) -> None:
+        """`on_packet_acked` for each, those that were sent at one time counted together."""
+        at = 0
+        while at < len(packets):
+            first = at
+            sent = self._sent.get(id(packets[at]))
+            self.on_packet_acked(now=now, packet=packets[at])
+            at += 1
+            while sent is not None and at < len(packets) and self._sent.get(id(packets[at])) is sent:
+                del self._sent[id(packets[at])]
+                at += 1
+            if sent is not None and at > first + 1:
+                self._also_acked(sent, packets[first + 1 : at], now)
+
+    def _also_acked(self, sent: _Sent, packets: list[QuicSentPacket], now: float) -> None:
+        """Packets of one time, behind the first of them: of their samples, which rise, the last is what remains."""
+        size = sum(packet.sent_bytes for packet in packets)
+        self.bytes_in_flight -= size
+        self._delivered += size
+        if any(packet.sent_bytes > self._smallest_bytes for packet in packets):
+            self.large_lost = 0
+        interval = max(now - sent.delivered_at, (packets[0].sent_time or now) - sent.first_sent_at)
         if interval > 0:
             self._sample((self._delivered - sent.delivered) / interval, sent.limited)
         self._set_window(now)
@@ -225,10 +258,14 @@ class ModelPacer(QuicPacketPacer):
         return None if self.bucket_time >= self.packet_time else now + self.packet_time - self.bucket_time
 
     def update_after_send(self, now: float) -> None:
+        self.spend(now)
+        self._sent(now)
+
+    def spend(self, now: float) -> None:
+        """A packet's share is used up."""
         if self.packet_time is not None:
             self.update_bucket(now=now)
             self.bucket_time -= self.packet_time
-        self._sent(now)
 
     def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
         rate = self._model.pacing_rate or STARTUP_GAIN * congestion_window / max(smoothed_rtt, 1e-3)

@@ -38,6 +38,8 @@ from proofyard.transport import congestion
 from proofyard.transport.arrivals import Arrivals
 from proofyard.transport.bounds import MAX_ACK_RANGES, MAX_CRYPTO_BYTES, Frames, Pieces, Streams, Tally
 from proofyard.transport.carried import HEAD_BYTES, is_carried
+from proofyard.transport.flights import Flights, fills
+from proofyard.transport.recovery import Recovery
 
 ALPN = "proofyard/1"
 
@@ -191,7 +193,7 @@ def configuration(
     return config
 
 
-class PeerQuic(Arrivals):
+class PeerQuic(Arrivals, Flights):
     """A `QuicConnection` whose receive limits are granted by its owner, and which paces by the path's model."""
 
     def __init__(
@@ -210,11 +212,20 @@ class PeerQuic(Arrivals):
             session_ticket_fetcher=session_ticket_fetcher,
             session_ticket_handler=session_ticket_handler,
         )
-        model = self._loss._cc
-        if not isinstance(model, congestion.PathModel):
-            raise TypeError(f"congestion control {congestion.NAME!r} is needed")
-        self._model = model
-        self._loss._pacer = congestion.ModelPacer(max_datagram_size=BASE_DATAGRAM, model=model, sent=self._packet_sent)
+        self._loss = Recovery(
+            congestion_control_algorithm=congestion.NAME,
+            initial_rtt=configuration.initial_rtt,
+            max_datagram_size=configuration.max_datagram_size,
+            peer_completed_address_validation=not self._is_client,
+            quic_logger=self._quic_logger,
+            send_probe=self._send_probe,
+            logger=self._logger,
+        )
+        model = self._model = self._loss._cc
+        self._pacer = congestion.ModelPacer(max_datagram_size=BASE_DATAGRAM, model=model, sent=self._packet_sent)
+        self._loss._pacer = self._pacer
+        self._flies = False
+        """Whether aioquic was stopped because only full packets of data are left."""
         self._sizes_tried = False
         self._ack_delay = ACK_DELAY
         self.tally = Tally()
@@ -253,6 +264,19 @@ class PeerQuic(Arrivals):
         """A packet is full, or has all there is: then aioquic need not begin another one to find that out."""
         if not any(map(_has_data, self._streams_queue)) and self._is_quiet(self._spaces[Epoch.ONE_RTT], now):
             raise QuicPacketBuilderStop
+        if self._sends_data_alone(now):
+            self._flies = True
+            raise QuicPacketBuilderStop
+
+    def _sends_data_alone(self, now: float) -> bool:
+        """Whether the next packets have data of streams and nothing else, and fill a datagram."""
+        size = self._max_datagram_size
+        return (
+            any(fills(stream, size) for stream in self._streams_queue)
+            and self._has_no_news(self._spaces[Epoch.ONE_RTT], now)
+            and not any(map(_has_other_news, self._streams_queue))
+            and self._may_fly()
+        )
 
     def _is_to_be_acknowledged(self, space: QuicPacketSpace) -> bool:
         """Whether an acknowledgement is due at once: for several packets, or where one is missing; or there is
@@ -264,13 +288,20 @@ class PeerQuic(Arrivals):
     def _is_quiet(self, space: QuicPacketSpace, now: float) -> bool:
         """Whether there is certainly nothing to send: aioquic finds that out by beginning a packet, and every packet
         that comes is a reason to look."""
+        return (
+            self._has_no_news(space, now)
+            and self._model.bytes_in_flight < self._model.congestion_window
+            and not any(map(_has_news, self._streams_queue))
+        )
+
+    def _has_no_news(self, space: QuicPacketSpace, now: float) -> bool:
+        """Whether there is certainly nothing to send but what streams have."""
         path = self._network_paths[0] if len(self._network_paths) == 1 else None
         if (
             path is None
             or not (self._handshake_confirmed and self._sizes_tried and path.is_validated)
             or self._state is not QuicConnectionState.CONNECTED
             or (space.ack_at is not None and space.ack_at <= now)
-            or self._model.bytes_in_flight >= self._model.congestion_window
             or self._model.large_lost >= BLACK_HOLE_PACKETS
         ):
             return False
@@ -289,7 +320,6 @@ class PeerQuic(Arrivals):
             any(_is_due(limit) for limit in (self._local_max_streams_bidi, self._local_max_streams_uni))
             or self._local_max_data.sent != self._local_max_data.value
             or any(not each.was_sent for each in self._host_cids)
-            or any(map(_has_news, self._streams_queue))
         )
 
     def _payload_received(
@@ -336,7 +366,7 @@ class PeerQuic(Arrivals):
     def _all_datagrams(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         if self._model.large_lost >= BLACK_HOLE_PACKETS and self._max_datagram_size > BASE_DATAGRAM:
             self._set_datagram_size(BASE_DATAGRAM)
-        datagrams = super().datagrams_to_send(now)
+        datagrams = self._next_datagrams(now)
         if self._handshake_confirmed and not self._sizes_tried:
             self._sizes_tried = True
             if is_carried(self._network_paths[0].addr[0]):
@@ -346,6 +376,20 @@ class PeerQuic(Arrivals):
         if self._pacing_at is None and self._model.bytes_in_flight < self._model.congestion_window:
             self._model.on_idle()
         return datagrams
+
+    def _next_datagrams(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """Those of aioquic, the full packets of data among them built in flights."""
+        datagrams: list[tuple[bytes, NetworkAddress]] = []
+        while True:
+            if self._sends_data_alone(now):
+                flight, done = self._flight(now)
+                datagrams += flight
+                if done or self._is_quiet(self._spaces[Epoch.ONE_RTT], now):
+                    return datagrams
+            self._flies = False
+            datagrams += super().datagrams_to_send(now)
+            if not self._flies:
+                return datagrams
 
     def _size_probe(self, size: int, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """A packet of `size` bytes that says nothing; its acknowledgement shows that the path passes it (RFC 8899)."""
@@ -571,6 +615,13 @@ def _has_data(stream: QuicStream) -> bool:
 
 def _has_news(stream: QuicStream) -> bool:
     """Whether something of a stream is to be sent, be it a limit, or the stream is over and to be let go."""
+    return _has_data(stream) or _has_other_news(stream)
+
+
+def _has_other_news(stream: QuicStream) -> bool:
+    """The same without data."""
+    if stream.receiver.stop_pending or stream.sender.reset_pending:
+        return True
     if stream.receiver.is_finished:
-        return _has_data(stream) or stream.sender.is_finished
-    return _has_data(stream) or stream.max_stream_data_local_sent != stream.max_stream_data_local
+        return stream.sender.is_finished
+    return stream.max_stream_data_local_sent != stream.max_stream_data_local
