@@ -104,9 +104,11 @@ class Flights(QuicConnection):
             if last:
                 sender._pending_eof = False
             kind = QuicFrameType.STREAM_BASE | 2 | (4 if start else 0) | last
-            data = sender._buffer[start - sender._buffer_start : stop - sender._buffer_start]
             length = (_TWO_BYTES | stop - start).to_bytes(2, "big")
-            return b"".join((bytes((kind,)), head, length, data)), (sender.on_data_delivery, (start, stop, last))
+            first = start - sender._buffer_start
+            with memoryview(sender._buffer) as data:
+                plain = b"".join((bytes((kind,)), head, length, data[first : first + stop - start]))
+            return plain, (sender.on_data_delivery, (start, stop, last))
         return None
 
     def _protected(self, start: bytes, bodies: list[bytes]) -> list[tuple[bytes, NetworkAddress]]:
@@ -127,8 +129,9 @@ class Flights(QuicConnection):
         if not handlers:
             return
         size, space = self._max_datagram_size, self._spaces[Epoch.ONE_RTT]
+        epoch, kind = Epoch.ONE_RTT, QuicPacketType.ONE_RTT
         packets = [
-            QuicSentPacket(Epoch.ONE_RTT, True, True, False, number, QuicPacketType.ONE_RTT, now, size, [handler])
+            QuicSentPacket(epoch, True, True, False, number, kind, now, size, [handler], [])
             for number, handler in enumerate(handlers, self._packet_number)
         ]
         space.sent_packets.update((packet.packet_number, packet) for packet in packets)
