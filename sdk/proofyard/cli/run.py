@@ -320,7 +320,7 @@ class VerifierFlags(ServiceFlags):
     batch_s: Annotated[
         float | None,
         typer.Option(
-            help="Seconds that a commitment waits for its batch; few wait twice as long.", rich_help_panel=BATCHES
+            help="Seconds that a commitment waits for its batch; few wait five times as long.", rich_help_panel=BATCHES
         ),
     ] = None
     decoys_bps: Annotated[

@@ -115,8 +115,9 @@ class Desk:
 def desk(
     deps: Sequence[Sequence[int]], states: Sequence[TaskState], *, job: dict[str, Any] | None = None, **rules: Any
 ) -> Desk:
-    """A job whose tasks are in these states; those that somebody has or had are in their first attempt."""
-    promised = rules.pop("promised_until", FAR)
+    """A job whose tasks are in these states; those that somebody has or had are in their first attempt, `decoys` with
+    one beside them."""
+    promised, decoys = rules.pop("promised_until", FAR), rules.pop("decoys", ())
     rows: list[Row] = [job_row(len(deps), **job or {})]
     works = {
         TaskState.GIVEN: WorkState.GIVEN,
@@ -127,7 +128,10 @@ def desk(
         done = state in works
         rows.append(Task(job=JOB, index=spec.index, spec=encode(spec), reward="1", state=state, attempt=int(done)))
         if done:
-            rows.append(work_row(spec.index, works[state], promised))
+            work = work_row(spec.index, works[state], promised)
+            work.inputs = tuple(raw_cid(b"%d 1" % dep) for dep in spec.deps)
+            work.decoy = spec.index in decoys
+            rows.append(work)
     return Desk(rows, **rules)
 
 
@@ -320,6 +324,32 @@ def test_few_commitments_wait_longer_for_company(committed: int, workers: int, s
     assert here.batches() == []
     here.wait(3)
     assert here.batches() == [list(range(committed))]
+
+
+ROUNDS = [[], [], [0, 1], [0, 1], [2, 3], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("states", "decoys", "few", "batches"),
+    [
+        ([COMMITTED] * 2 + [GIVEN] * 2, {0}, 32, [[1]]),
+        ([COMMITTED] * 2 + [GIVEN] * 2, {}, 32, []),
+        ([COMMITTED] * 2 + [GIVEN] * 2, {0}, 2, []),
+        ([COMMITTED] + [GIVEN] + [WAITING] * 2, {0}, 32, []),
+        ([COMMITTED] * 4, {0, 2}, 32, [[1]]),
+    ],
+    ids=["the next round is given", "no decoy", "many wait", "its round goes on", "another in the next round"],
+)
+def test_a_decoy_that_a_round_has_to_wait_for_has_its_batch_before_that_is_done(
+    states: list[TaskState], decoys: Collection[int], few: int, batches: list[list[int]]
+) -> None:
+    """The commitment beside it, and all that rests on that, comes into the next one: it is two batches in any case."""
+    left = [WAITING if len(states) == 4 and GIVEN in states else GIVEN] * (6 - len(states))
+    here = desk(ROUNDS, states + left, job={"look_ahead": 4}, decoys=decoys, few_tasks=few, batch_min_s=1.0)
+    here.wait(20)
+    assert here.batches() == batches
+    rows = here.engine.world.rows
+    assert [work.task for works in rows.decoys_in.values() for work in works] == [0] * len(batches)
 
 
 def test_a_receipt_that_falls_due_is_honoured_before_the_other_tasks_are_done() -> None:

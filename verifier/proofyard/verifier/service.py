@@ -61,7 +61,7 @@ from proofyard.workloads.model_files import link_model
 
 logger = logging.getLogger("proofyard.verifier")
 
-FEW_TIMES = 2
+FEW_TIMES = 5
 """Few commitments wait so many times as long for their batch as others."""
 SWITCH_S = 0.001
 """How long one thread of Python may keep the others waiting, Python's own 5 ms else: rows are written, and what peers

@@ -2,10 +2,10 @@
 other.
 
 Commitments wait for company, few of them longer, but never longer than `Rules` say, nor while a job can do nothing
-without its verdicts, nor until a receipt falls due. A batch that is formed for jobs that wait has what those committed,
-and nothing of others: each job in a batch costs gas, so one that goes on comes into few. Jobs for which nobody has to
-work any more wait a moment for each other. What the chain does to a batch (`chain`) and what its audits come to
-(`audits`) lead here.
+without its verdicts, nor until a receipt falls due, nor a decoy that the next tasks wait for. A batch that is formed
+for jobs that wait has what those committed, and nothing of others: each job in a batch costs gas, so one that goes on
+comes into few. Jobs for which nobody has to work any more wait a moment for each other. What the chain does to a batch
+(`chain`) and what its audits come to (`audits`) lead here.
 """
 
 from collections import Counter, defaultdict

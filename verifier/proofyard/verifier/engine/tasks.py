@@ -869,8 +869,22 @@ def rounds_wait(world: World) -> bool:
 
 
 def waiting_jobs(world: World) -> set[JobId]:
-    """Those that can do nothing more until what they have committed is judged."""
-    return {job for job in world.memory(Memory).unbatched_of if blocked(world, job)}
+    """Those that can do nothing more until what they have committed is judged, and those that it takes two batches to
+    judge, whose first may as well begin."""
+    return {job for job in world.memory(Memory).unbatched_of if blocked(world, job) or _is_held_up(world, job)}
+
+
+def _is_held_up(world: World, job_id: JobId) -> bool:
+    """Whether decoys have no batch yet, and what rests on the work beside one may start: that comes into no batch
+    before the decoy's is over. Not where many wait, who have a batch before long."""
+    memory = world.memory(Memory)
+    marked = memory.decoys.get(job_id)
+    if not marked or memory.unbatched_of[job_id] >= world.rules.few_tasks:
+        return False
+    if any(key not in memory.unbatched for key in marked):
+        return False
+    uses = memory.books[job_id].graph.uses
+    return any(not gate.missing for _, task, _ in marked for gate in uses(task))
 
 
 def starves(world: World, job_id: JobId) -> bool:

@@ -39,10 +39,10 @@ class Rules:
     """A commitment waits at most so long for its batch, `few_s` where few do."""
     few_tasks: int = 32
     """Fewer commitments are few: a batch costs gas, whatever is in it."""
-    few_s: float = 120.0
+    few_s: float = 300.0
     batch_min_s: float = 1.0
     """Between two batches, so that what many jobs wait for at once goes into one."""
-    company_s: float = 30.0
+    company_s: float = 60.0
     """A job for which nobody has to work any more waits at most so long for others to come to that, while they do."""
     company_gap_s: float = 2.0
     """As long as the next one comes within this time of the last."""
