@@ -65,6 +65,24 @@ def test_a_damaged_row_is_a_missing_block(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("packs", [True, False])
+def test_small_artifacts_are_found_together_and_nothing_that_is_large_damaged_or_not_one_block(
+    tmp_path: Path, packs: bool
+) -> None:
+    store = BlockStore(tmp_path / "store", packs=packs)
+    most, small = MAX_SMALL_BYTES + 1, [b"%d" % number for number in range(150)]
+    cids = [store.put_bytes(data) for data in (*small, b"", LARGE, LARGE + b"x", bytes(300 << 10))]
+    gone = BlockStore(tmp_path / "other").put_bytes(b"elsewhere")
+    assert store.small_artifacts([*cids, gone, cids[0]], most) == dict(zip(cids, [*small, b"", LARGE], strict=False))
+    assert store.small_artifacts([], most) == {}
+    if packs:
+        with sqlite3.connect(tmp_path / "store" / "small.db") as other:
+            other.execute("update blocks set data = ? where data = ?", (b"8", b"7"))
+        assert store.small_artifacts(cids[6:9], most) == {cids[6]: b"6", cids[8]: b"8"}
+        assert not store.has(cids[7]), "a damaged block is deleted"
+    store.close()
+
+
 def test_one_sync_is_enough_for_all_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = BlockStore(tmp_path, packs=True)
     cids = [store.put_bytes(b"%d" % number) for number in range(50)]

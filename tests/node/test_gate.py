@@ -1,6 +1,8 @@
 """When a node takes work: hours, prices, what the machine measures, and what its operator commands."""
 
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import msgspec
 import pytest
 
 from proofyard.chain import JobRecord
-from proofyard.node import control, earnings, gate, meter, sensors
+from proofyard.node import control, earnings, gate, meter, sensors, watch
 from proofyard.node.gate import Gate, Limits, Sample, SetLimits, closed_by, waits_for_cheap_power
 from proofyard.node.hours import parse_hours
 from proofyard.node.limits import OfferRefused
@@ -175,6 +177,23 @@ def test_this_machine_measures_itself() -> None:
     assert found.others_cores is not None and found.others_cores >= 0
 
 
+def test_children_are_looked_for_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    eyes = sensors.Sensors(on_gpu=False)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert child.pid in {each.pid for each in eyes._children()}
+    looked: list[int] = []
+    monkeypatch.setattr(eyes._me, "children", lambda **_: looked.append(1) or [])
+    for waited in (ChildProcessError(), None):
+        monkeypatch.setattr(os, "waitid", lambda *_, waited=waited: _raised(waited))
+        assert eyes._children() == []
+    assert looked == [1]
+
+
+def _raised(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
 def settings_in(folder: Path, **changes: Any) -> NodeSettings:
     return NodeSettings(registry="", wallet=folder, data_dir=folder, **changes)
 
@@ -233,7 +252,8 @@ def test_a_status_is_believed_while_it_is_written(tmp_path: Path) -> None:
     control.write_status(tmp_path, control.Status(pid=1, at=1_000.0, reason="hot"))
     found = control.read_status(tmp_path)
     assert found is not None and found.reason == "hot"
-    assert control.is_alive(found, 1_010.0) and not control.is_alive(found, 1_100.0)
+    assert control.is_alive(found, 1_010.0) and control.is_alive(found, 1_000.0 + 2 * watch.IDLE_S)
+    assert not control.is_alive(found, 1_200.0)
     assert not control.is_alive(msgspec.structs.replace(found, running=False), 1_010.0)
 
 

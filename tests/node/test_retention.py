@@ -239,8 +239,9 @@ async def test_states_are_let_go_when_their_batch_is_final_and_not_before(start:
 async def test_a_task_whose_states_do_not_fit_at_all_is_refused(start: Callable[..., Any], tmp_path: Path) -> None:
     node: Node = await start(budget=250)
     trace = trace_of(tmp_path / "one", 6, 100)
-    states, every = node.retention.keep(trace)
-    assert (len(states), every) == (6, 3)
+    kept = node.retention.keep(trace)
+    assert (len(kept.states), kept.every, kept.state_bytes) == (6, 3, 100)
+    assert node.store.get_bytes(kept.result) == trace.result.read_bytes()
     with pytest.raises(OutOfDisk, match="the disk budget for states is 250"):
         node.retention.keep(trace_of(tmp_path / "two", 2, 251))
 
@@ -256,11 +257,11 @@ async def test_states_are_stored_while_their_task_runs_and_none_is_collected_bef
         early = [cid_of_bytes(path.read_bytes()) for path in trace.states[:-1]]
         await until(lambda: all(node.store.has(cid) for cid in early))
         await node.retention.tidy(grace_s=-1)
-        states, every = await keeping.finish(trace)
-        assert (states[:-1], every) == (tuple(early), 1)
-        assert all(node.store.has(cid) for cid in states)
+        kept = await keeping.finish(trace)
+        assert (kept.states[:-1], kept.every) == (tuple(early), 1)
+        assert all(node.store.has(cid) for cid in (*kept.states, kept.result))
     await node.retention.tidy(grace_s=-1)
-    assert all(node.store.has(cid) for cid in states[:-1]), "until their leases are over"
+    assert all(node.store.has(cid) for cid in kept.states[:-1]), "until their leases are over"
 
 
 async def test_states_that_do_not_all_fit_are_stored_when_it_is_known_which(
@@ -271,9 +272,9 @@ async def test_states_that_do_not_all_fit_are_stored_when_it_is_known_which(
     async with Keeping(node.retention, 5) as keeping:
         for number, path in enumerate(trace.states):
             keeping.take(number, path)
-        states, every = await keeping.finish(trace)
-    assert every == 3
-    assert [node.store.has(cid) for cid in states] == [True, False, False, True, False, False]
+        kept = await keeping.finish(trace)
+    assert kept.every == 3
+    assert [node.store.has(cid) for cid in kept.states] == [True, False, False, True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -752,8 +752,7 @@ class Agent:
         manifest, inputs = await self._prepare(work.verifier, offer.manifest, offer.inputs, offer.providers, offer.task)
         async with Keeping(self._retention, offer.task.segments) as keeping:
             trace = await self._run(work, offer, manifest, inputs, keeping)
-            states, every = await keeping.finish(trace)
-            result = await aside(trace.result.stat().st_size, self._store.put_file, trace.result)
+            states, result, every, state_bytes = await keeping.finish(trace)
             kept = (*states[::every], result)
             false = await self.decoys.make(work.verifier, manifest, offer, trace, states)
             if false is not None:
@@ -761,8 +760,7 @@ class Agent:
             submission = self._sign(offer, states, result)
             if false is not None:
                 submission = msgspec.structs.replace(submission, decoy=self._sign_decoy(offer, *false))
-            size = max(path.stat().st_size for path in trace.states)
-            kept_bytes = size * (len(kept) - 1)
+            kept_bytes = state_bytes * (len(kept) - 1)
             self._journal.finish_task(work.verifier, offer, submission, every=every, kept_bytes=kept_bytes)
             work.lasting = keeping.lasting
         self._second.take(kept, work.name)

@@ -23,7 +23,7 @@ from proofyard.protocol.types import ExitCode, ProofyardError
 LIMITS, STATUS, BELL = "limits.json", "status.json", "limits.bell"
 MAX_BYTES = 64 << 10
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-STALE_S = 60.0
+STALE_S = 150.0
 """A status that was not written for so long is that of a node which has ended without a word."""
 
 
@@ -48,7 +48,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What a node was about at `at` (Unix seconds). `reason`: why it takes no work, "" where it does; `works`: what it
     holds, what is under way first; `sandbox`: what holds it; `blind`: limits that nothing measures here; `sample`: what
-    was measured, by an idle node every half minute; `page`: where its page is, "" where there is none; `left`: how a
+    was measured, by an idle node every minute; `page`: where its page is, "" where there is none; `left`: how a
     node that has stopped left its work, or a running one its last; `claims`: what it says its machine can do, and what
     verifiers that checked it said; `reached`: how others reach it; `knows`: the peers that it has found beside its
     verifiers; `sent`: bytes of artifacts since it started, to verifiers and to others."""

@@ -13,7 +13,7 @@ from typing import Self
 
 from proofyard.artifacts import BlockStore
 from proofyard.node.aside import aside
-from proofyard.node.retention import Retention
+from proofyard.node.retention import Kept, Retention
 from proofyard.protocol.messages import BLOCKS_WITH_BYTES, MAX_BLOCKS_WITH, SMALL_STATE_BYTES, SubmitCommitment
 from proofyard.protocol.types import Cid, ProofyardError
 from proofyard.workloads.executor import TaskTrace
@@ -22,15 +22,15 @@ logger = logging.getLogger("proofyard.node")
 
 
 def small_artifacts(store: BlockStore, works: Sequence[SubmitCommitment]) -> tuple[bytes, ...]:
-    """States and results of works as far as they are small, each once and no more than go with them. Nothing is read of
+    """States and results of works as far as they are small, each once and no more than go with them. Nothing is sent of
     a work whose last state is large."""
     found: dict[Cid, bytes] = {}
     left = BLOCKS_WITH_BYTES
     for work in works:
-        for cid in (work.trace[-1], work.commitment.result, *work.trace):
-            if cid in found:
-                continue
-            data = store.small_artifact(cid, SMALL_STATE_BYTES)
+        fresh = [cid for cid in (work.trace[-1], work.commitment.result, *work.trace) if cid not in found]
+        here = store.small_artifacts(fresh, SMALL_STATE_BYTES)
+        for cid in dict.fromkeys(fresh):
+            data = here.get(cid)
             if not data:
                 break
             left -= len(data)
@@ -52,7 +52,6 @@ class Keeping:
         self._worker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._worker = asyncio.create_task(self._work())
         return self
 
     async def __aexit__(
@@ -66,11 +65,13 @@ class Keeping:
     def take(self, _number: int, path: Path) -> None:
         """A state has been written; its file stays as it is until the task is forgotten."""
         self._arriving.put_nowait(path)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
 
-    async def finish(self, trace: TaskTrace) -> tuple[tuple[Cid, ...], int]:
+    async def finish(self, trace: TaskTrace) -> Kept:
         """What `Retention.keep` returns."""
         await self._arriving.join()
-        size = trace.states[-1].stat().st_size * len(trace.states)
+        size = trace.states[-1].stat().st_size * len(trace.states) + trace.result.stat().st_size
         return await aside(size, self._retention.keep, trace, self._stored)
 
     @property

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from proofyard.artifacts import BlockStore, Keeper, cid_of_bytes, fetch
 from proofyard.artifacts.keeper import GRACE_SECONDS
@@ -46,6 +47,16 @@ SEALS_KEPT_S = 6 * 3600
 RECEIPTS_SHOWN_S = 24 * 3600
 EMPTY: Mapping[Path, Cid] = MappingProxyType({})
 LISTS = 256
+
+
+class Kept(NamedTuple):
+    """What a finished task left in the store: the names of all its states and of its result. Every `every`-th state is
+    there; none has more than `state_bytes`."""
+
+    states: tuple[Cid, ...]
+    result: Cid
+    every: int
+    state_bytes: int
 
 
 class Retention:
@@ -89,18 +100,16 @@ class Retention:
         """The task of these states is committed to, or nothing will come of it."""
         self._arriving.difference_update(cids)
 
-    def keep(self, trace: TaskTrace, stored: Mapping[Path, Cid] = EMPTY) -> tuple[tuple[Cid, ...], int]:
-        """Store a finished task's states, but for those of `stored`; returns all their names and the n of "every n-th
-        was kept".
-
-        Raises `OutOfDisk` where the budget has no room for even one.
-        """
+    def keep(self, trace: TaskTrace, stored: Mapping[Path, Cid] = EMPTY) -> Kept:
+        """Store a finished task's result, and its states but for those of `stored`. Raises `OutOfDisk` where the budget
+        has no room for even one."""
         size = max(path.stat().st_size for path in trace.states)
         kept = states_to_keep(len(trace.states) - 1, size, self.room())
         fresh = [path for number, path in enumerate(trace.states) if number in kept and path not in stored]
-        known = {**stored, **dict(zip(fresh, self._store.put_files(fresh), strict=True))}
+        *new, result = self._store.put_files([*fresh, trace.result])
+        known = {**stored, **dict(zip(fresh, new, strict=True))}
         states = tuple(known.get(path) or cid_of_bytes(path.read_bytes()) for path in trace.states)
-        return states, kept.step
+        return Kept(states, result, kept.step, size)
 
     async def run(self, mend: Callable[[Owed], object]) -> None:
         """Look after the store until cancelled; `mend` is told of everything that should be here and is not."""

@@ -140,6 +140,8 @@ class Sensors:
         return tuple(each.name for each in found if each.pid not in own)
 
     def _children(self) -> list[psutil.Process]:
+        if not _has_children():
+            return []
         try:
             return list(self._me.children(recursive=True))
         except psutil.Error:
@@ -160,6 +162,17 @@ class Sensors:
         # Guests' time is in the user's already.
         all_of_them = sum(total) - getattr(total, "guest", 0.0) - getattr(total, "guest_nice", 0.0)
         return own, all_of_them - idle, all_of_them / (psutil.cpu_count() or 1)
+
+
+def _has_children() -> bool:
+    """Whether this process may have any: to find them every process of the machine is looked at."""
+    if not hasattr(os, "waitid"):
+        return True
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _hottest(cards: Iterable[Gpu]) -> float | None:

@@ -114,7 +114,8 @@ class Supplies:
         found = await asyncio.gather(*map(one, results))
         carried: list[bytes] = []
         if task is not None:
-            named = await asyncio.to_thread(carried_by, load_workload(manifest.workload), manifest, task, found)
+            size = sum(map(len, found))
+            named = await aside(size, carried_by, load_workload(manifest.workload), manifest, task, found)
             carried = await asyncio.gather(*map(one, named))
         model = await self._on_disk(verifier, manifest.model, hints, "model", self._settings.max_model_bytes)
         spec = task or audited

@@ -37,7 +37,7 @@ POLL_S = 0.5
 """How often a node looks at what it is about, while something happens to it."""
 LIVELY_S = 10.0
 """How long after something happened it may lead to more."""
-SAMPLE_S, IDLE_S = 5.0, 30.0
+SAMPLE_S, IDLE_S = 5.0, 60.0
 """Between two measurements; and where a node takes work and has none, since what it finds then would change nothing."""
 RUNG_BYTES = 4096
 MOST_WORKS = 16

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from proofyard.artifacts.errors import StoreUnusable
@@ -47,6 +47,18 @@ class SmallBlocks:
         with self._mapped():
             row = self._db.execute("select data from blocks where cid = ?", (cid_bytes(cid),)).fetchone()
         return None if row is None else bytes(row[0])
+
+    def among(self, cids: Iterable[Cid]) -> dict[Cid, bytes]:
+        """Those of some blocks that are here, as they are on disk; one query for `AT_ONCE` of them."""
+        found: dict[Cid, bytes] = {}
+        named = {cid_bytes(cid): cid for cid in cids}
+        left = list(named)
+        while left:
+            part, left = left[:AT_ONCE], left[AT_ONCE:]
+            query = f"select cid, data from blocks where cid in ({', '.join('?' * len(part))})"  # noqa: S608
+            with self._mapped():
+                found |= {named[cid]: data for cid, data in self._db.execute(query, part)}
+        return found
 
     def size(self, cid: Cid) -> int | None:
         """The bytes of a block; None where it is not here."""

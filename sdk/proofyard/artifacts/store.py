@@ -149,15 +149,26 @@ class BlockStore:
         except OSError:
             return self._linked.size(cid_digest(cid)) if cid_codec(cid) == RAW else None
 
-    def small_artifact(self, cid: Cid, most: int) -> bytes:
-        """An artifact that is one block of `most` bytes or fewer; nothing for others, or where it is not here."""
-        size = self.block_size(cid) if cid_codec(cid) == RAW else None
-        if size is None or size > most:
-            return b""
-        try:
-            return self.get_block(cid)
-        except (BlockMissing, StoreUnusable):
-            return b""
+    def small_artifacts(self, cids: Iterable[Cid], most: int) -> dict[Cid, bytes]:
+        """Those of some artifacts that are here, and one block of `most` bytes or fewer."""
+        wanted = [cid for cid in cids if cid_codec(cid) == RAW]
+        packed: dict[Cid, bytes] = {}
+        with contextlib.suppress(StoreUnusable):
+            packed = {} if self._small is None else self._small.among(wanted)
+        found: dict[Cid, bytes] = {}
+        for cid in dict.fromkeys(wanted):
+            data = packed.get(cid)
+            if data is None or hashlib.sha256(data).digest() != cid_digest(cid):
+                data = self._small_artifact(cid, most)
+            if data is not None and len(data) <= most:
+                found[cid] = data
+        return found
+
+    def _small_artifact(self, cid: Cid, most: int) -> bytes | None:
+        with contextlib.suppress(BlockMissing, StoreUnusable):
+            size = self.block_size(cid)
+            return None if size is None or size > most else self.get_block(cid)
+        return None
 
     def put_block(self, cid: Cid, data: bytes) -> None:
         """Keep a block. Raises `CorruptArtifact` when `data` is not what the CID names, `StoreUnusable`."""
@@ -332,11 +343,13 @@ class BlockStore:
         them. Those of linked files are their owner's to keep. Raises `StoreUnusable`, and `BlockMissing` unless
         `missing_ok`."""
         folders: set[Path] = set()
-        packed = False
+        leaves = [cid for cid in dict.fromkeys(cids) if cid_codec(cid) == RAW]
+        small = frozenset() if self._small is None else self._small.among(leaves).keys()
+        packed = bool(small)
         try:
             for cid in dict.fromkeys(cids):
                 try:
-                    for block in dag.all_blocks(self.get_block, cid):
+                    for block in () if cid in small else dag.all_blocks(self.get_block, cid):
                         path = self._block_path(block)
                         if self._small is not None and self._small.size(block) is not None:
                             packed = True

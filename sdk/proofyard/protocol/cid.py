@@ -29,6 +29,9 @@ _BASE58_FLICKR = _BASE58[:9] + _BASE58[33:] + _BASE58[9:33]
 _BASE32_Z = "ybndrfg8ejkmcpqxot1uwisza345h769"
 _BASE32_HEX = _BASE36[:32]
 _BASE32_LOWER = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = tuple(first + second for first in _BASE32_LOWER for second in _BASE32_LOWER)
+_SHIFTS = range(8 * CID_BYTES - 8, -1, -10)
+"""Where each two of a CID's 58 symbols are in its bits and two more, which are zero."""
 _BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _ALPHABETS = {
     "0": "01",
@@ -72,8 +75,9 @@ def make_cid(digest: bytes, codec: int = RAW) -> Cid:
     """The CID of a block with this sha2-256 digest (32 bytes)."""
     if len(digest) != 32 or codec not in (RAW, DAG_PB):
         raise CidError(digest.hex(), "wrong digest length or codec")
-    binary = bytes((1, codec, 0x12, 0x20)) + digest
-    return Cid("b" + base64.b32encode(binary).decode().lower().rstrip("="))
+    # As a number: `base64` encodes it in Python, symbol by symbol.
+    number = int.from_bytes(bytes((1, codec, 0x12, 0x20)) + digest, "big") << 2
+    return Cid("b" + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS]))
 
 
 def raw_cid(data: bytes) -> Cid:

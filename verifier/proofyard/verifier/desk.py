@@ -275,13 +275,19 @@ class Desk:
         node = connection.peer
         looked = [await self._looked_at(connection, message) for message in works]
         due = [message for message, found in zip(works, looked, strict=True) if isinstance(found, _Held)]
-        if due and blocks:
-            await self._context.hops.run(partial(self._keep, due, blocks))
-        signed = await asyncio.to_thread(lambda: [self._signed_leaf(message, node) for message in due])
+        signed = await asyncio.to_thread(self._looked_through, due, blocks, node)
         self._hold_against(connection, signed)
         held = [found for found in looked if isinstance(found, _Held)]
         events = iter(await asyncio.gather(*(self._event(node, *each) for each in zip(due, held, signed, strict=True))))
         return [next(events) if isinstance(found, _Held) else found for found in looked]
+
+    def _looked_through(
+        self, works: Sequence[SubmitCommitment], blocks: Sequence[bytes], node: Address
+    ) -> list[Digest | ProofyardError]:
+        """What `_signed_leaf` says of each, with what came with them in the store."""
+        if works and blocks:
+            self._keep(works, blocks)
+        return [self._signed_leaf(message, node) for message in works]
 
     def _keep(self, works: Sequence[SubmitCommitment], blocks: Sequence[bytes]) -> None:
         """Have in the store what came with commitments, as far as these name it."""

@@ -109,9 +109,8 @@ async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
 def _with_states(store: BlockStore, offers: Sequence[AuditOffer]) -> list[AuditOffer]:
     """Offers with the states that are small: this verifier has looked at them, and whoever audits need not ask for
     them."""
-    return [
-        msgspec.structs.replace(offer, state=store.small_artifact(offer.before, SMALL_STATE_BYTES)) for offer in offers
-    ]
+    small = store.small_artifacts([offer.before for offer in offers], SMALL_STATE_BYTES)
+    return [msgspec.structs.replace(offer, state=small.get(offer.before, b"")) for offer in offers]
 
 
 async def _made(context: Context, node: Address, row: int, place: Place) -> AuditOffer | None:
