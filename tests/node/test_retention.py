@@ -32,7 +32,9 @@ def trace_of(folder: Path, states: int, size: int) -> TaskTrace:
     paths = [folder / str(number) for number in range(states)]
     for number, path in enumerate(paths):
         path.write_bytes(bytes([number]) * size)
-    return TaskTrace(tuple(paths), paths[-1], 0)
+    result = folder / "result"
+    result.write_bytes(b"made of the last")
+    return TaskTrace(tuple(paths), result, 0)
 
 
 async def test_a_state_that_was_not_kept_is_computed_again_when_a_peer_asks(start: Callable[..., Any]) -> None:

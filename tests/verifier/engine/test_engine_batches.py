@@ -346,6 +346,8 @@ def test_a_decoy_that_a_round_has_to_wait_for_has_its_batch_before_that_is_done(
     """The commitment beside it, and all that rests on that, comes into the next one: it is two batches in any case."""
     left = [WAITING if len(states) == 4 and GIVEN in states else GIVEN] * (6 - len(states))
     here = desk(ROUNDS, states + left, job={"look_ahead": 4}, decoys=decoys, few_tasks=few, batch_min_s=1.0)
+    here.wait(1)
+    assert here.batches() == [], "nobody idles: it waits for company like one that has ended"
     here.wait(20)
     assert here.batches() == batches
     rows = here.engine.world.rows

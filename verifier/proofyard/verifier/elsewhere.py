@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
 AFTER_ERROR_S = 30.0
+PART, MOST_S = 0.02, 60.0
+"""All nodes of the chain are read for so much of the time, but after so many seconds in any case: there may be many."""
 MEMBER_BYTES = 1024
 """What a member takes in memory, about."""
 
@@ -25,11 +27,16 @@ MEMBER_BYTES = 1024
 async def watch_exposure(context: Context) -> None:
     """Until cancelled. The engine is told what has changed, and all of it when it begins anew."""
     told: dict[type[Event], Event] = {}
+    listed: list[tuple[Address, Address, int]] = []
+    due, clock = float("-inf"), asyncio.get_running_loop().time
     context.runner.recall.append(lambda: list(told.values()))
     while True:
         try:
             found = await in_flight_elsewhere(context)
-            listed = [(node.node, node.owner, node.workloads) for node in await context.active_nodes()]
+            if clock() >= due:
+                start = clock()
+                listed = [(node.node, node.owner, node.workloads) for node in await context.active_nodes()]
+                due = clock() + min(MOST_S, (clock() - start) / PART)
             exposure = Elsewhere(tuple((Address(owner), reward) for owner, reward in sorted(found.items())))
             backed = await stake_of_owner(context)
             news: list[Event] = [exposure, NodesListed(tuple(sorted(listed)))]

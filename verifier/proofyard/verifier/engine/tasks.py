@@ -888,9 +888,11 @@ def _is_held_up(world: World, job_id: JobId) -> bool:
 
 
 def starves(world: World, job_id: JobId) -> bool:
-    """Whether a job that waits has tasks that can only be given once what is committed is judged."""
+    """Whether a job that waits has tasks, all of which can only be given once what is committed is judged."""
     book = world.memory(Memory).books.get(job_id)
-    return book is not None and scheduling.runs(book.job) and not all_committed(world, job_id)
+    if book is None or not scheduling.runs(book.job) or not blocked(world, job_id):
+        return False
+    return not all_committed(world, job_id)
 
 
 def anybody_works(world: World) -> bool:
