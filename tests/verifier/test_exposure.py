@@ -1,9 +1,11 @@
 """What owners have in flight with other verifiers."""
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 from stage import DOMAIN, ChainBatch, FakeChain, make_verifier
 
@@ -14,8 +16,9 @@ from proofyard.protocol.members import Member, encode_members, members_root
 from proofyard.protocol.settlement import Header, OperatorId
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, Signature, TaskIndex, Wei
 from proofyard.protocol.view import JobFacts
+from proofyard.verifier import elsewhere as watching
 from proofyard.verifier.elsewhere import in_flight_elsewhere, stake_of_owner
-from proofyard.verifier.engine.events import Backed
+from proofyard.verifier.engine.events import Backed, Elsewhere, NodesListed
 from proofyard.verifier.exposure import elsewhere
 
 ZERO = Digest(bytes(32))
@@ -81,3 +84,38 @@ async def test_the_engine_is_told_what_its_owner_has_at_stake_and_open_after_one
     assert asked == [("a", 12)], "both of the same block"
     context.wallet.address = "without a seat"
     assert await stake_of_owner(context) is None
+
+
+@pytest.mark.parametrize(("part", "reads"), [(1e9, 5), (1e-9, 1)], ids=["soon read", "many of them"])
+async def test_the_nodes_of_the_chain_are_read_as_often_as_that_is_cheap(
+    monkeypatch: pytest.MonkeyPatch, part: float, reads: int
+) -> None:
+    posted: list[object] = []
+    rounds, read, enough = [0], [0], asyncio.Event()
+
+    async def in_flight(_: object) -> dict[str, int]:
+        rounds[0] += 1
+        if rounds[0] > 5:
+            enough.set()
+            await asyncio.Event().wait()
+        return {}
+
+    async def nodes() -> list[Any]:
+        read[0] += 1
+        await asyncio.sleep(0.001)
+        return [SimpleNamespace(node="0xA", owner="0xB", workloads=3)]
+
+    async def no_stake(_: object) -> None: ...
+
+    monkeypatch.setattr(watching, "PART", part)
+    monkeypatch.setattr(watching, "POLL_S", 0.0)
+    monkeypatch.setattr(watching, "in_flight_elsewhere", in_flight)
+    monkeypatch.setattr(watching, "stake_of_owner", no_stake)
+    context: Any = SimpleNamespace(runner=SimpleNamespace(recall=[], post=posted.append), active_nodes=nodes)
+    loop = asyncio.create_task(watching.watch_exposure(context))
+    async with asyncio.timeout(60):
+        await enough.wait()
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+    assert read == [reads]
+    assert posted == [Elsewhere(()), NodesListed((("0xA", "0xB", 3),))], "the engine hears what is new"
