@@ -5,13 +5,14 @@ import contextlib
 import json
 from collections.abc import Coroutine
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from proofyard.chain import pushed
-from proofyard.node import pay
+from proofyard.chain.errors import ChainUnreachable
+from proofyard.node import pay, service
 from proofyard.node.news import News
 from proofyard.protocol.types import Address
 
@@ -95,3 +96,20 @@ async def test_the_bench_is_looked_at_on(monkeypatch: pytest.MonkeyPatch) -> Non
 
     chain: Any = SimpleNamespace(on_bench=on_bench)
     await outlives(pay.keep_on_bench(chain, Address("0x1"), ("lora",)), thrice)
+
+
+async def test_a_chain_that_is_away_at_the_start_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "UNREGISTERED_S", 0.0)
+    away = ChainUnreachable("http://127.0.0.1:1", "refused")
+    says: list[Any] = [away, None, None, away, 7, 7]
+    owners: list[Any] = [away, SimpleNamespace(owner="0xowner")]
+
+    def answer(answers: list[Any]) -> Any:
+        said = answers.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    chain: Any = SimpleNamespace(operator_of=lambda _: answer(says), operator_state=lambda _: answer(owners))
+    found = await service._until_registered(cast(Any, SimpleNamespace(endpoint="")), chain, Address("0xnode"))
+    assert found == (7, "0xowner") and not says and not owners

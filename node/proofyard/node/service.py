@@ -258,14 +258,7 @@ async def _in_court(
     news: News,
 ) -> None:
     """Juries, self-defence and pay, once the node is registered."""
-    operator = await asyncio.to_thread(chain.operator_of, wallet.address)
-    if operator is None:
-        logger.warning("%s is not registered yet: `proofyard node register`", wallet.address)
-    while operator is None:
-        await asyncio.sleep(UNREGISTERED_S)
-        operator = await asyncio.to_thread(chain.operator_of, wallet.address)
-    owner = (await asyncio.to_thread(chain.operator_state, operator)).owner
-    await asyncio.to_thread(_advertise, settings, chain, operator)
+    operator, owner = await _until_registered(settings, chain, wallet.address)
     duties = Duties()
     purse = Purse(chain, owner, Wei(settings.bond_budget * CREDIT))
     earlier = partial(involved, chain, journal)
@@ -289,6 +282,24 @@ async def _in_court(
     )
     bench = [keep_on_bench(chain, owner, settings.workloads)] if settings.jury else []
     await run_together(watch.run(), *bench)
+
+
+async def _until_registered(settings: NodeSettings, chain: ChainClient, wallet: Address) -> tuple[OperatorId, Address]:
+    """This node's operator and its owner, once the Registry has it and the chain can be asked."""
+    told = False
+    while True:
+        try:
+            operator = await asyncio.to_thread(chain.operator_of, wallet)
+            if operator is not None:
+                owner = (await asyncio.to_thread(chain.operator_state, operator)).owner
+                await asyncio.to_thread(_advertise, settings, chain, operator)
+                return operator, owner
+            if not told:
+                logger.warning("%s is not registered yet: `proofyard node register`", wallet)
+            told = True
+        except ProofyardError as error:
+            logger.warning("whether this node is registered is not known now: %s", error)
+        await asyncio.sleep(UNREGISTERED_S)
 
 
 def _sandbox(settings: NodeSettings) -> Sandbox:
