@@ -162,9 +162,9 @@ class Bench:
         self._tell(name)
 
     def demo(self, name: str = "demo") -> None:
-        """What the demo's job costs on chain, without decoys like the other runs."""
+        """What the demo's job costs on chain."""
         out = self.folder / "demo"
-        command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--out", str(out), "--decoys-bps", "0"]
+        command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--out", str(out)]
         if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode != 0:
             raise BenchFailed(f"the demo failed; its logs are in {out / 'network' / 'logs'}")
         summary = json.loads((out / "summary.json").read_text())

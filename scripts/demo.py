@@ -85,26 +85,18 @@ def main() -> None:
         help="end the network after so long without progress; while the job comes further it may take any time",
     )
     parser.add_argument("--tiny", action="store_true", help="a small random model instead of SmolLM2-135M")
-    parser.add_argument(
-        "--decoys-bps",
-        type=int,
-        metavar="N",
-        help="decoys for so many tasks in 10,000 instead of the verifier's own share; each costs a batch, 0 has none",
-    )
     args = parser.parse_args()
     with terminated_like_interrupted() as interrupts:
-        run(args.out, args.seed, interrupts, tiny=args.tiny, patience=args.patience, decoys_bps=args.decoys_bps)
+        run(args.out, args.seed, interrupts, tiny=args.tiny, patience=args.patience)
 
 
-def run(
-    out: Path, seed: int, interrupts: Interrupts, *, tiny: bool, patience: float, decoys_bps: int | None = None
-) -> None:
+def run(out: Path, seed: int, interrupts: Interrupts, *, tiny: bool, patience: float) -> None:
     """The whole demo. Raises `DemoFailed` for a claim that does not hold, once everything has been written."""
     start = time.time()
     prepare(out)
     scenario = tiny_scenario(out, seed) if tiny else bible_scenario(out, seed)
     note(f"fine-tuning {scenario.name} on 4 honest nodes, 1 cheat and 1 verifier; logs in {out / 'network' / 'logs'}")
-    plan = Plan(nodes=4, adversaries=("skip-half",), model_dirs=(Path(scenario.job.model),), decoys_bps=decoys_bps)
+    plan = Plan(nodes=4, adversaries=("skip-half",), model_dirs=(Path(scenario.job.model),))
     with PeakMemory() as memory:
         with evaluation(scenario, None) as before, DevNetwork(out / "network", plan, note, interrupts) as network:
             note(f"the network is up after {time.time() - start:.0f} s")
