@@ -20,7 +20,7 @@ ALLOWED = {
     "artifacts": {"protocol", "runtime", "transport"},
     "discovery": {"protocol", "runtime", "transport"},
     "workloads": {"protocol", "runtime", "artifacts"},
-    "sdk": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
+    "sdk": {"disputes", "discovery", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
     "disputes": {"protocol", "chain", "transport", "artifacts", "workloads"},
     "node": {"disputes", "protocol", "runtime", "pages", "chain", "transport", "discovery", "artifacts", "workloads"},
     "verifier": {

@@ -67,9 +67,10 @@ class Sending:
 
 
 class Pair:
-    """A verifier with two jobs on a network of honest nodes: something is broken with the first one."""
+    """A verifier with two jobs on a network of honest nodes: something is broken with the first one. `apart`: the
+    second one is opened once that has shown, so that no batch has both."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, apart: bool = False, **settings: Any) -> None:
         self.chain = FakeChain()
         self.verifier: Verifier = make_verifier(self.chain, folder, workload=Counting(TASKS), lease_s=0.5, **settings)
         self.verifier.runner.rules = replace(self.verifier.runner.rules, batch_min_s=0.0)
@@ -80,8 +81,9 @@ class Pair:
             wallet = Wallet.generate()
             node = SimulatedNode(self.verifier, wallet, queue=2, silence=0, seed=number)
             join(self.verifier, node, record_of(self.chain.add_node(wallet, valid=0)), announce)
-        self.bad, self.good = self._add(), self._add()
         self.failed = 0
+        self.bad = self._add()
+        self.good = JobId(0) if apart else self._add()
 
     def _add(self) -> JobId:
         manifest = encode_manifest(Manifest(workload="lora", params={}))
@@ -118,6 +120,9 @@ class Pair:
             return row is not None and row.state == JobState.DONE and row.units_paid == row.units and said()
 
         async with self.verifier.running():
+            if not self.good:
+                await self.verifier.until(lambda: self.failed > 0, seconds=120)
+                self.good = self._add()
             await self.verifier.until(over, seconds=120)
 
     def row(self, job: JobId) -> Job:
@@ -142,7 +147,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mail, "LINGER_S", 0.001)
 
 
-APART = {"batch_tasks": 1}
+APART = {"batch_tasks": 1, "apart": True}
 """What is wrong with a batch, or with an audit in it, delays the batch: the jobs share none then."""
 OF_PEERS = ("AuditAnswered", "AuditSealed", "SealAnswered", "TaskAnswered", "WorkCommitted")
 """What several peers say, each for itself: it takes `MAX_ERRORS` of them, each so often, to stop a job."""
@@ -210,7 +215,7 @@ async def test_an_offer_that_cannot_be_made_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """Offers of several jobs go to a node in one message."""
-    pair = Pair(tmp_path, **APART)
+    pair = Pair(tmp_path, batch_tasks=1)
     make: Any = getattr(peers, part)
 
     def offer(context: Any, key: Any, *rest: Any) -> Any:
