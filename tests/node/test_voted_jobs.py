@@ -62,6 +62,7 @@ class World:
         self.introduced, self.block = True, 1
         self.looks = 0
         self.left: list[JobId] = []
+        self.paused: list[JobId] = []
         self.reads = 0
         self.done: Any = None
         self.asked: list[TaskOffer] = []
@@ -76,6 +77,10 @@ class World:
         place = Position(self.block, Digest(bytes([self.block]) * 32), 0)
         parts: Any = (place, JOB, ME.address, cid_digest(self.cid), 1, 1, 1, 4, 99, 2, 1, workload_bit("lora"))
         return [JobOpened(*parts)] if self.block else []
+
+    def turn(self, block: int, said: Manifest) -> None:
+        """Another block has the job's number."""
+        self.manifest, self.cid, self.block = said, raw_cid(encode_manifest(said)), block
 
     def introduce(self) -> None:
         self.introduced = True
@@ -101,6 +106,9 @@ class World:
 
     async def leave(self, job: JobId) -> None:
         self.left.append(job)
+
+    async def pause(self, job: JobId) -> None:
+        self.paused.append(job)
 
     async def close(self) -> None: ...
 
@@ -184,22 +192,21 @@ async def test_a_job_that_is_not_this_nodes_to_vote_in_is_left_alone(tasks: Any,
     assert world.reads == reads, "it is looked at once"
 
 
-async def test_a_job_that_takes_anothers_number_is_looked_at_for_itself(tasks: Any) -> None:
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_a_job_that_takes_anothers_number_is_looked_at_for_itself(tasks: Any, comes_back: bool) -> None:
     world = World(manifest(*VOTERS))
     tasks.append(asyncio.create_task(world.courses.run()))
     await until(lambda: world.courses.votes_in(JOB))
-    world.manifest = manifest(OTHER.as_voter(1))
-    world.cid = raw_cid(encode_manifest(world.manifest))
-    world.block = 2  # the chain went back, and another job has the number
-    await until(lambda: world.left == [JOB] and not world.courses._wanted)
-    assert not world.courses.votes_in(JOB)
-    world.manifest = manifest(*VOTERS)
-    world.cid = raw_cid(encode_manifest(world.manifest))
-    world.block = 3
+    world.turn(2, manifest(OTHER.as_voter(1)))  # the chain went back, and another job has the number
+    await until(lambda: world.paused == [JOB] and not world.courses._wanted)
+    assert not world.courses.votes_in(JOB) and not world.left, "what was signed in the first job is kept"
+    again = manifest(*VOTERS)
+    world.turn(3, again if comes_back else msgspec.structs.replace(again, seed=again.seed + 1))
     await until(lambda: world.courses.votes_in(JOB))
+    assert world.left == ([] if comes_back else [JOB]), "the same job goes on with what was signed in it"
     world.block = 0
-    await until(lambda: not world.courses.votes_in(JOB))
-    assert world.left == [JOB, JOB] and not world.courses._wanted
+    await until(lambda: not world.courses.votes_in(JOB) and not world.courses._wanted)
+    await until(lambda: world.paused == [JOB, JOB])
 
 
 async def test_jobs_are_forgotten_once_the_chain_cannot_go_back_to_them(tasks: Any) -> None:

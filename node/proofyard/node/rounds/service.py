@@ -116,9 +116,13 @@ class Rounds:
 
     async def leave(self, job: JobId) -> None:
         """A job is over: its rounds are forgotten."""
+        await self.pause(job)
+        self._journal.forget_rounds(job)
+
+    async def pause(self, job: JobId) -> None:
+        """Vote in a job's rounds no more for now. What was signed in them stays on disk: the job may come back."""
         for digest in [digest for digest, voter in self._voters.items() if voter.ballot.round.job == job]:
             await self._stop(digest)
-        self._journal.forget_rounds(job)
 
     async def close(self) -> None:
         for digest in list(self._voters):
