@@ -192,8 +192,8 @@ class Network:
         self.refused = 0
         """Records that did not hold."""
         self.chain = SimChain(self.rng)
-        self.rules = Rules(own=OWN, lease_s=20.0, batch_s=4.0, few_tasks=0, batch_min_s=0.5)
-        self.rules = replace(self.rules, decoys_bps=decoys, secret=b"of this verifier alone")
+        self.rules = Rules(own=OWN, lease_s=20.0, batch_s=4.0, few_tasks=8 * (seed % 2), batch_min_s=0.5)
+        self.rules = replace(self.rules, few_s=20.0, first_s=2.0, decoys_bps=decoys, secret=b"of this verifier alone")
         self.decoys = 0
         """Decoys that a settled record opened."""
         self.mono = 0.0

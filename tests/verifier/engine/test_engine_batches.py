@@ -116,9 +116,9 @@ def desk(
     deps: Sequence[Sequence[int]], states: Sequence[TaskState], *, job: dict[str, Any] | None = None, **rules: Any
 ) -> Desk:
     """A job whose tasks are in these states; those that somebody has or had are in their first attempt, `decoys` with
-    one beside them."""
+    one beside them. `rows`: more of them."""
     promised, decoys = rules.pop("promised_until", FAR), rules.pop("decoys", ())
-    rows: list[Row] = [job_row(len(deps), **job or {})]
+    rows: list[Row] = [job_row(len(deps), **job or {}), *rules.pop("rows", ())]
     works = {
         TaskState.GIVEN: WorkState.GIVEN,
         TaskState.COMMITTED: WorkState.COMMITTED,
@@ -352,6 +352,42 @@ def test_a_decoy_that_a_round_has_to_wait_for_has_its_batch_before_that_is_done(
     assert here.batches() == batches
     rows = here.engine.world.rows
     assert [work.task for works in rows.decoys_in.values() for work in works] == [0] * len(batches)
+
+
+@pytest.mark.parametrize(
+    ("deps", "states", "rules", "batches"),
+    [
+        (ROUNDS, [COMMITTED] * 2 + [GIVEN] * 2 + [WAITING] * 2, {}, [[0, 1]]),
+        (ROUNDS, [COMMITTED] * 2 + [GIVEN, READY] + [WAITING] * 2, {}, []),
+        (ROUNDS, [COMMITTED] * 4 + [GIVEN] * 2, {}, []),
+        (ROUNDS, [ACCEPTED] * 2 + [COMMITTED, GIVEN] + [WAITING] * 2, {"had": True}, []),
+        (ROUNDS, [COMMITTED] * 2 + [GIVEN] * 2 + [WAITING] * 2, {"decoys": {2}}, []),
+        (ROUNDS, [COMMITTED] * 2 + [GIVEN] * 2 + [WAITING] * 2, {"few_tasks": 2}, []),
+        (ROUNDS, [COMMITTED] * 2 + [GIVEN] * 2 + [WAITING] * 2, {"job": {"look_ahead": 4, "workers": 2}}, []),
+        (ROUNDS, [COMMITTED] * 2 + [GIVEN] * 2 + [WAITING] * 2, {"promised_until": START + 600}, []),
+        ([[]] * 6, [COMMITTED] * 2 + [GIVEN] * 2 + [READY] * 2, {}, []),
+    ],
+    ids=[
+        "the last round but one",
+        "part of it",
+        "the last round",
+        "one that had a batch",
+        "one whose decoy makes two batches",
+        "many",
+        "one whose rounds close by what is on chain",
+        "one that is short",
+        "no rounds",
+    ],
+)
+def test_a_job_of_rounds_has_a_batch_before_its_last_one(
+    deps: list[list[int]], states: list[TaskState], rules: dict[str, Any], batches: list[list[int]]
+) -> None:
+    usual: dict[str, Any] = {"job": {"look_ahead": 4}, "few_tasks": 32, "promised_until": START + 570}
+    had = [Batch(id=1, state=BatchState.SETTLED, root=Digest(bytes(32)), members=b"", lines=((JOB, 20),))]
+    rows = had if rules.pop("had", False) else []
+    here = desk(deps, states, rows=rows, **usual | rules)
+    here.wait(20)
+    assert here.batches()[len(rows) :] == batches
 
 
 def test_a_receipt_that_falls_due_is_honoured_before_the_other_tasks_are_done() -> None:

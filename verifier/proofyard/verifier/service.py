@@ -237,6 +237,7 @@ def rules_of(settings: VerifierSettings, params: Params, own: int, claims: Claim
         lease_s=settings.lease_s,
         batch_s=settings.batch_s,
         few_s=FEW_TIMES * settings.batch_s,
+        first_s=settings.batch_s / 2,
         batch_tasks=settings.batch_tasks,
         collusion_bps=params.collusion_bps,
         given_back_bps=params.given_back_bps,

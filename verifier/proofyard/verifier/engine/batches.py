@@ -106,7 +106,7 @@ def form(world: World, now: Now) -> None:
         _look_again(world, memory, memory.not_before, now)
         return
     due = _due_at(world, memory.waiting_since, now)
-    whose = None if now.mono >= due else tasks.waiting_jobs(world)
+    whose = None if now.mono >= due else tasks.waiting_jobs(world, now)
     if whose is not None and not whose:
         _look_again(world, memory, due, now)
         return

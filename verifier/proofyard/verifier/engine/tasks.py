@@ -868,10 +868,11 @@ def rounds_wait(world: World) -> bool:
     return any(world.rows.jobs[job].workers for job in world.memory(Memory).unbatched_of)
 
 
-def waiting_jobs(world: World) -> set[JobId]:
+def waiting_jobs(world: World, now: Now) -> set[JobId]:
     """Those that can do nothing more until what they have committed is judged, and those that it takes two batches to
     judge, whose first may as well begin."""
-    return {job for job in world.memory(Memory).unbatched_of if blocked(world, job) or _is_held_up(world, job)}
+    unbatched = world.memory(Memory).unbatched_of
+    return {job for job in unbatched if blocked(world, job) or _is_held_up(world, job) or _nears_end(world, job, now)}
 
 
 def _is_held_up(world: World, job_id: JobId) -> bool:
@@ -885,6 +886,22 @@ def _is_held_up(world: World, job_id: JobId) -> bool:
         return False
     uses = memory.books[job_id].graph.uses
     return any(not gate.missing for _, task, _ in marked for gate in uses(task))
+
+
+def _nears_end(world: World, job_id: JobId, now: Now) -> bool:
+    """Whether the last round but one of a job is given out, whose first commitment has waited long enough and has had
+    no batch: audits of a first one fall into gaps then, and few are left when the job ends. A decoy makes two batches
+    of a job anyway."""
+    rules, book = world.rules, world.memory(Memory).books.get(job_id)
+    if book is None or book.job.workers or not book.graph.gates[-1].deps or world.rows.batches_of.get(job_id):
+        return False
+    if world.memory(Memory).unbatched_of[job_id] >= rules.few_tasks:
+        return False
+    left = book.counts[TaskState.READY] + book.counts[TaskState.WAITING]
+    if not 0 < left <= len(book.given) or any(work.decoy for work in book.works):
+        return False
+    since = now.chain - rules.first_s
+    return any(0 < work.promised_until <= since + rules.receipt_time for work in book.works)
 
 
 def starves(world: World, job_id: JobId) -> bool:
