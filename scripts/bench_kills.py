@@ -76,10 +76,11 @@ class Bench:
     def _moment(self, victim: str, handle: JobHandle, manifest: Manifest) -> tuple[str, Callable[[], bool]]:
         """Whom to kill, and when: a leader while the first round's results come in, anybody else in the second."""
         rules, chain = rounds_of(load_workload("lora"), manifest), self.client.chain
+        job = chain.job(handle.job_id)
         assert rules is not None
         roster, names = roster_among(rules.closing.voters), self.network.names()
-        seed = chain.block_hash(chain.job(handle.job_id).open_block)
-        leads = roster.leaders(seed, round_after(chain.domain, handle.job_id, roster, ()).digest)[0]
+        first = round_after(chain.domain, handle.job_id, job.manifest, roster, ())
+        leads = roster.leaders(chain.block_hash(job.open_block), first.digest)[0]
         if victim == "leader":
             return names[leads], lambda: self._said(f"job {handle.job_id}: this node is one of")
         if victim == "verifier":

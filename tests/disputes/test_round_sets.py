@@ -150,7 +150,8 @@ def certified(*sets: list[int]) -> Certificate:
     """What the only voter has signed of the last of these sets."""
     *before, own = [tuple(Delta(TaskIndex(task), raw_cid(b"result")) for task in tasks) for tasks in sets]
     made = Certificate(Phase.COMMIT, 1, own, ROSTER.signers([NODE.address]), BlsSignature(bytes(96)))
-    statement = round_after(DOMAIN, JobId(JOB), ROSTER, before).statement(Phase.COMMIT, 1, made.subject)
+    each = round_after(DOMAIN, JobId(JOB), cid_digest(MANIFEST_CID), ROSTER, before)
+    statement = each.statement(Phase.COMMIT, 1, made.subject)
     return msgspec.structs.replace(made, signature=BLS.sign(NODE.voter_secret(), statement))
 
 

@@ -86,7 +86,7 @@ class Town:
         self.secret = dict(zip(self.nodes, self.secrets, strict=True))
         voters = zip(self.nodes, self.keys, self.possessions, self.weights, strict=True)
         self.roster: Roster = roster_of([Voter(*each) for each in voters], self.scheme)
-        self.round = Round(DOMAIN, JobId(7), 3, FIRST, self.roster.digest)
+        self.round = Round(DOMAIN, JobId(7), FIRST, 3, FIRST, self.roster.digest)
         self.order = self.roster.leaders(SEED, self.round.digest)
         self.honest = [node for number, node in enumerate(self.nodes) if number not in self.liars]
         self.lying = [node for number, node in enumerate(self.nodes) if number in self.liars]

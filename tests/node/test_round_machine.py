@@ -1,5 +1,7 @@
 """One round, step by step: what makes it close, and what cannot stop it."""
 
+import dataclasses
+
 import pytest
 from msgspec.structs import replace
 from rounds_town import LIES, SEED, TASKS, TIMEOUT_S, Town, address, delta
@@ -278,6 +280,23 @@ def test_strangers_and_other_rounds_are_not_listened_to() -> None:
     foreign = NewView(Digest(b"r" * 32), 2, None, town.sign(town.nodes[1], Phase.NEW_VIEW, 2, Digest(word(0))))
     town.machines[town.nodes[0]].receive(town.nodes[1], foreign, 0.0)
     assert town.nodes[1] not in town.machines[town.nodes[0]]._entered
+
+
+def test_votes_for_a_job_of_another_manifest_do_not_count() -> None:
+    """Two jobs of one number, roster and results: the chain went back, and another took the place of the first."""
+    town = Town()
+    town.start()
+    leader, subject = town.leader(1), subject_of(WHOLE)
+    elsewhere = dataclasses.replace(town.round, manifest=Digest(b"m" * 32))
+    assert town.scheme is not None
+    for node in [node for node in town.nodes if node != leader]:
+        statement = elsewhere.statement(Phase.PREPARE, 1, subject)
+        vote = Vote(elsewhere.digest, Phase.PREPARE, 1, subject, town.scheme.sign(town.secret[node], statement))
+        for said in (vote, replace(vote, round=town.round.digest)):
+            town.take(leader, town.machines[leader].receive(node, said, 0.0))
+    assert not any(isinstance(message, Certified) for _, _, message in town.wire)
+    town.deliver_all()
+    assert {each.deltas for each in town.decided.values()} == {WHOLE}, "one false signature silences nobody"
 
 
 def test_who_sends_false_signatures_is_not_listened_to_for_long() -> None:

@@ -8,11 +8,12 @@ import pytest
 import rounds_network
 from msgspec import to_builtins
 from msgspec.structs import replace
-from rounds_network import COUNT, DOMAIN, JOB, WALLETS, WORKLOAD, Node, ballot, leaders, roster, town_in
+from rounds_network import COUNT, DOMAIN, JOB, MANIFEST_CID, WALLETS, WORKLOAD, Node, ballot, leaders, roster, town_in
 
 from proofyard.chain import ChainError
 from proofyard.node.rounds import course as course_module
 from proofyard.protocol.certificate import CertificateInvalid, validate_certificates
+from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.closing import final_tasks, taken_rounds
 from proofyard.protocol.types import TaskIndex
 from proofyard.workloads.workload import all_tasks, rounds_of
@@ -37,9 +38,9 @@ async def test_a_job_ends_with_nobody_in_charge(tmp_path: Path) -> None:
         assert all(course.sets == sets for course in courses)
         assert [[delta.task for delta in each] for each in sets] == [[*range(4)], [*range(4, 8)], [*range(8, 12)]]
         for certificates in ended:
-            validate_certificates(DOMAIN, JOB, roster(), certificates)
+            validate_certificates(DOMAIN, JOB, cid_digest(MANIFEST_CID), roster(), certificates)
         with pytest.raises(CertificateInvalid):
-            validate_certificates(DOMAIN, JOB, roster(), ended[0][1:])
+            validate_certificates(DOMAIN, JOB, cid_digest(MANIFEST_CID), roster(), ended[0][1:])
         rules = rounds_of(WORKLOAD, rounds_network.MANIFEST)
         assert rules is not None and final_tasks(rules, taken_rounds(rules, sets)) == (8, 9, 10, 11)
         for node in nodes:

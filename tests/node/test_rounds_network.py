@@ -33,6 +33,7 @@ from proofyard.node.rounds.machine import Durable
 from proofyard.node.rounds.messages import AskRound, Heard, Proposal, ShowDelta, ShownDelta
 from proofyard.node.rounds.voter import RoundVoter
 from proofyard.protocol.certificate import Phase, validate_certificate
+from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.messages import Ack
 from proofyard.protocol.types import Address, Digest, TaskIndex
 from proofyard.transport import Endpoint, RequestFailed
@@ -254,6 +255,10 @@ def test_what_a_round_takes_is_its_workers_own_and_rests_on_the_round_before() -
     assert set(later.specs) == {0, 4, 5, 6, 7}, "what was left out is late"
     assert later.specs[TaskIndex(4)].deps == (1, 2, 3) and later.inputs[TaskIndex(0)] == of.inputs[TaskIndex(0)]
     assert later.round.before != of.round.before
+    taken = [tuple(delta_of(made(of, task)[0]) for task in range(4))]
+    for sets in ([], taken):
+        elsewhere = next_ballot(DOMAIN, JOB, raw_cid(b"another manifest"), MANIFEST, roster(), sets)
+        assert elsewhere.round.digest != ballot(sets).round.digest, "each round names its manifest"
     with pytest.raises(NoBallot, match="no round 3"):
         ballot([()] * 3)
     with pytest.raises(NoBallot):

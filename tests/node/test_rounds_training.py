@@ -10,7 +10,7 @@ from rounds_network import DOMAIN, JOB, WALLETS, Node, committed, roster, town_i
 
 from proofyard.artifacts import BlockStore, cid_of_bytes
 from proofyard.protocol.certificate import validate_certificates
-from proofyard.protocol.cid import cid_bytes, raw_cid
+from proofyard.protocol.cid import cid_bytes, cid_digest, raw_cid
 from proofyard.protocol.manifest import Manifest, TaskSpec, encode_manifest
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import SubmitCommitment
@@ -84,7 +84,7 @@ async def test_what_voters_train_alone_is_bit_for_bit_what_anybody_trains(
             node.do = trainers[-1].do  # type: ignore[method-assign]
         courses = [node.course() for node in nodes.values()]
         certificates, *_ = await asyncio.gather(*(course.run() for course in courses))
-        validate_certificates(DOMAIN, JOB, roster(), certificates)
+        validate_certificates(DOMAIN, JOB, cid_digest(rounds_network.MANIFEST_CID), roster(), certificates)
         made = {delta.task: delta.result for each in certificates for delta in each.deltas}
         specs = all_tasks(load_workload("lora"), manifest)
         assert set(made) == {spec.index for spec in specs}

@@ -98,12 +98,12 @@ async def _read(
     for key, held in fresh.items():
         known.put(key, held)
     if rounds.closing.voters:
-        return await asyncio.to_thread(_certified, chain.domain, job, rounds, certificates)
+        return await asyncio.to_thread(_certified, chain.domain, job, opened.manifest, rounds, certificates)
     return close_rounds(rounds.closing, rounds.workers, rounds.rounds, opened_at, commits, now)
 
 
 def _certified(
-    domain: Domain, job: JobId, rounds: Rounds, certificates: Sequence[Certificate]
+    domain: Domain, job: JobId, manifest: Digest, rounds: Rounds, certificates: Sequence[Certificate]
 ) -> tuple[ClosedRound, ...]:
     """What voters have signed; nothing where not all of them have shown that their keys are their own."""
     if not certificates:
@@ -112,7 +112,7 @@ def _certified(
         roster = rounds.roster
     except RosterInvalid:
         roster = None
-    return () if roster is None else certified(domain, job, rounds, roster, certificates)
+    return () if roster is None else certified(domain, job, manifest, rounds, roster, certificates)
 
 
 def _counting(domain: Domain, manifest: Digest, rounds: Rounds, at: int, members: Sequence[Member]) -> Counts:

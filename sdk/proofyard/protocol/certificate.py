@@ -1,7 +1,8 @@
 """Which deltas a round took, as a quorum of its voters signed it: docs/federated.md, Nobody in charge.
 
-A certificate says nothing by itself: it is one of a round (`Round`), which names the job, the set that the round before
-took, and who votes. So a certificate of another chain, job, round or roster is worthless here.
+A certificate says nothing by itself: it is one of a round (`Round`), which names the job and its manifest, the set that
+the round before took, and who votes. So a certificate of another chain, job, round or roster is worthless here, and so
+is one of a job that had this number before the chain went back.
 """
 
 import functools
@@ -24,7 +25,7 @@ from proofyard.protocol.types import Digest, ExitCode, JobId, ProofyardError, Ta
 MAX_VIEW = (1 << 31) - 1
 View = Annotated[int, Meta(ge=1, le=MAX_VIEW)]
 
-ROUND_TYPEHASH = keccak(b"Round(uint256 jobId,uint32 round,bytes32 before,bytes32 roster)")
+ROUND_TYPEHASH = keccak(b"Round(uint256 jobId,bytes32 manifest,uint32 round,bytes32 before,bytes32 roster)")
 STATEMENT_TYPEHASH = keccak(b"Statement(bytes32 round,uint8 phase,uint32 view,bytes32 subject)")
 FIRST = Digest(bytes(32))
 """Stands for the set that the round before the first one took."""
@@ -74,18 +75,20 @@ class Certificate(msgspec.Struct, frozen=True, dict=True):
 
 @dataclass(frozen=True)
 class Round:
-    """What voters decide on. `before`: `subject_of` what the round before took; `roster`: the voters' digest. All of
-    it follows from the chain and the certificate before, so that a round has one roster and one certificate."""
+    """What voters decide on. `manifest`: the digest of the job's; `before`: `subject_of` what the round before took;
+    `roster`: the voters' digest. All of it follows from the chain and the certificate before, so that a round has one
+    roster and one certificate."""
 
     domain: Domain
     job: JobId
+    manifest: Digest
     number: int
     before: Digest
     roster: Digest
 
     @functools.cached_property
     def digest(self) -> Digest:
-        words = (ROUND_TYPEHASH, word(self.job), word(self.number, 4), self.before, self.roster)
+        words = (ROUND_TYPEHASH, word(self.job), self.manifest, word(self.number, 4), self.before, self.roster)
         return self.domain.typed_digest(keccak(b"".join(words)))
 
     def statement(self, phase: Phase, view: int, subject: Digest) -> Digest:
@@ -152,18 +155,23 @@ def validate_certificate(
         raise CertificateInvalid("its signature is not that of its signers")
 
 
-def round_after(domain: Domain, job: JobId, roster: Roster, sets: Sequence[Deltas]) -> Round:
+def round_after(domain: Domain, job: JobId, manifest: Digest, roster: Roster, sets: Sequence[Deltas]) -> Round:
     """The round after those that took `sets`."""
-    return Round(domain, job, len(sets), subject_of(sets[-1]) if sets else FIRST, roster.digest)
+    return Round(domain, job, manifest, len(sets), subject_of(sets[-1]) if sets else FIRST, roster.digest)
 
 
 def validate_certificates(
-    domain: Domain, job: JobId, roster: Roster, certificates: Sequence[Certificate], scheme: Scheme = BLS
+    domain: Domain,
+    job: JobId,
+    manifest: Digest,
+    roster: Roster,
+    certificates: Sequence[Certificate],
+    scheme: Scheme = BLS,
 ) -> None:
     """Raise `CertificateInvalid` unless these are of a job's first rounds, one after the other."""
     sets = [each.deltas for each in certificates]
     for number, certificate in enumerate(certificates):
-        each = round_after(domain, job, roster, sets[:number])
+        each = round_after(domain, job, manifest, roster, sets[:number])
         validate_certificate(each, roster, certificate, Phase.COMMIT, scheme)
 
 

@@ -41,7 +41,7 @@ from proofyard.protocol.certificate import (
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_DEPS, TaskSpec
 from proofyard.protocol.roster import MAX_VOTERS, Roster, Voter, roster_of
-from proofyard.protocol.types import Address, JobId, ProofyardError, TaskIndex
+from proofyard.protocol.types import Address, Digest, JobId, ProofyardError, TaskIndex
 
 BPS = 10_000
 T = TypeVar("T")
@@ -169,10 +169,10 @@ def taken_rounds(rounds: Rounds, sets: Sequence[Iterable[Delta]]) -> tuple[Close
 
 
 def certified(
-    domain: Domain, job: JobId, rounds: Rounds, roster: Roster, certificates: Iterable[Certificate]
+    domain: Domain, job: JobId, manifest: Digest, rounds: Rounds, roster: Roster, certificates: Iterable[Certificate]
 ) -> tuple[ClosedRound, ...]:
-    """The rounds that are closed by what voters signed: `certificates` are those that a job's lists hold, in any order
-    and whatever they are of. Those that are none of the next round count for nothing."""
+    """The rounds that are closed by what voters signed for the job of this manifest: `certificates` are those that its
+    lists hold, in any order and whatever they are of. Those that are none of the next round count for nothing."""
     of_round: defaultdict[int, set[Certificate]] = defaultdict(set)
     for certificate in certificates:
         if certificate.deltas:
@@ -180,7 +180,8 @@ def certified(
             of_round[max(delta.task for delta in certificate.deltas) // rounds.workers].add(certificate)
     sets: list[Deltas] = []
     while len(sets) < rounds.rounds:
-        each, terms = round_after(domain, job, roster, sets), terms_of(rounds.closing, rounds.workers, sets)
+        each = round_after(domain, job, manifest, roster, sets)
+        terms = terms_of(rounds.closing, rounds.workers, sets)
         known = (one for one in of_round[len(sets)] if not terms.objection(one.deltas) and _is_of(each, roster, one))
         found = next(known, None)
         if found is None:

@@ -35,7 +35,6 @@ class Ballot:
     roster: Roster
     terms: Terms
     manifest: Manifest
-    manifest_digest: Digest
     workers: int
     specs: Mapping[TaskIndex, TaskSpec]
     rests_on: Mapping[TaskIndex, tuple[Cid, ...]]
@@ -49,7 +48,7 @@ class Ballot:
         """Why a result that somebody shows cannot be in the round, whatever its bytes are; empty where it can."""
         commitment = shown.commitment
         spec = self.specs.get(commitment.task)
-        if commitment.job != self.round.job or commitment.manifest != self.manifest_digest or spec is None:
+        if commitment.job != self.round.job or commitment.manifest != self.round.manifest or spec is None:
             return f"task {commitment.task} of job {commitment.job} is none that this round may take"
         if commitment.node != self.worker(commitment.task):
             return f"task {commitment.task} is {self.worker(commitment.task)}'s, not {commitment.node}'s"
@@ -81,11 +80,10 @@ def next_ballot(
         specs[task] = replace(tasks[task], deps=tuple(delta.task for delta in taken))
         rests_on[task] = tuple(delta.result for delta in taken)
     return Ballot(
-        round_after(domain, job, roster, sets),
+        round_after(domain, job, cid_digest(manifest_cid), roster, sets),
         roster,
         terms,
         manifest,
-        cid_digest(manifest_cid),
         rounds.workers,
         specs,
         rests_on,

@@ -84,8 +84,6 @@ class Courses:
         self._wanted: dict[JobId, JobOpened] = {}
         """Those whose manifest was not read yet, or that this node votes in."""
         self._courses: dict[JobId, Course] = {}
-        self._paused: dict[JobId, Cid] = {}
-        """The manifests of jobs that the chain has taken back while this node voted in them."""
         self._turn = asyncio.Lock()
         """Held by who looks."""
         self._duties = Duties()
@@ -161,8 +159,6 @@ class Courses:
     async def _vote_in(self, voted: VotedJob, opened: JobOpened) -> None:
         """Until the job is over, or the chain no longer has it. What this node signed in it is kept then: the same job
         may come back in another block, and nobody signs twice."""
-        if self._paused.pop(voted.job, voted.manifest_cid) != voted.manifest_cid:
-            await self._rounds.leave(voted.job)
         rules = rounds_of(load_workload(voted.manifest.workload), voted.manifest)
         assert rules is not None
         timeout_s = min(FIRST_TIMEOUT_S, float(rules.closing.timeout_s))
@@ -183,7 +179,6 @@ class Courses:
         if self._wanted.get(voted.job) == opened:
             await self._rounds.leave(voted.job)
         else:
-            self._paused[voted.job] = voted.manifest_cid
             await self._rounds.pause(voted.job)
 
     async def _asked_for(self, opened: JobOpened) -> VotedJob | None:

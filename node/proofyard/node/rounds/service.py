@@ -115,7 +115,7 @@ class Rounds:
         self._introduced = True
 
     async def leave(self, job: JobId) -> None:
-        """A job is over: its rounds are forgotten."""
+        """A job is over: its rounds are forgotten, and those of jobs that had its number before the chain went back."""
         await self.pause(job)
         self._journal.forget_rounds(job)
 
