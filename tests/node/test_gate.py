@@ -24,6 +24,14 @@ from proofyard.protocol.types import Wei
 
 CREDIT = 10**18
 NOON, NIGHT = 12 * 60, 23 * 60
+KEEP = """
+import sys, time
+from pathlib import Path
+from proofyard.runtime.folder import own_folder
+with own_folder(Path(sys.argv[1])):
+    print("kept", flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.mark.parametrize(
@@ -255,6 +263,19 @@ def test_a_status_is_believed_while_it_is_written(tmp_path: Path) -> None:
     assert control.is_alive(found, 1_010.0) and control.is_alive(found, 1_000.0 + 2 * watch.IDLE_S)
     assert not control.is_alive(found, 1_200.0)
     assert not control.is_alive(msgspec.structs.replace(found, running=False), 1_010.0)
+
+
+def test_a_node_that_was_killed_is_not_said_to_run(tmp_path: Path) -> None:
+    """Its last word is that it does; nothing keeps its folder any more."""
+    command = [sys.executable, "-c", KEEP, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as node:
+        assert node.stdout is not None and node.stdout.readline() == b"kept\n"
+        control.write_status(tmp_path, control.Status(pid=node.pid, at=1_000.0))
+        running = control.read_status(tmp_path)
+        node.kill()
+    killed = control.read_status(tmp_path)
+    assert running is not None and control.is_alive(running, 1_010.0)
+    assert killed is not None and not control.is_alive(killed, 1_010.0)
 
 
 def test_energy_is_what_was_measured_while_a_task_was_under_way(tmp_path: Path) -> None:

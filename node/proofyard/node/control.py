@@ -19,6 +19,7 @@ from proofyard.node.gate import Limits, SetLimits
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.codec import CodecError, decode_json, prepared
 from proofyard.protocol.types import ExitCode, ProofyardError
+from proofyard.runtime.folder import runs_as
 
 LIMITS, STATUS, BELL = "limits.json", "status.json", "limits.bell"
 MAX_BYTES = 64 << 10
@@ -139,14 +140,16 @@ def change(folder: Path, changes: dict[str, Any], *, hand_back: bool = False) ->
 
 
 def read_status(folder: Path) -> Status | None:
-    """What the node in a folder says of itself; None where none has run there. Raises `ControlUnfit`."""
+    """What the node in a folder says of itself, and that it does not run where nothing keeps the folder any more; None
+    where none has run there. Raises `ControlUnfit`."""
     data = read_own(folder / STATUS)
     if data is None:
         return None
     try:
-        return decode_json(data, Status)
+        status = decode_json(data, Status)
     except CodecError as error:
         raise ControlUnfit(folder / STATUS, f"cannot be understood ({error})") from None
+    return msgspec.structs.replace(status, running=False) if runs_as(folder) == "" else status
 
 
 def is_alive(status: Status, now: float | None = None) -> bool:

@@ -14,6 +14,7 @@ from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.dial import affordable_reward, stake_at_risk
 from proofyard.protocol.types import Wei
 from proofyard.protocol.workload_bits import workload_bit
+from proofyard.runtime.folder import runs_as
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.model_files import read_config, weight_files
 
@@ -32,7 +33,7 @@ def checks(setup: Setup) -> list[Check]:
 def _looks(setup: Setup, node: "NodeSettings") -> dict[str, Callable[[], Seen]]:
     use = next(each for each in setup.wallets if each.role == "node")
     record = Once(lambda: setup.operator(use))
-    process = partial(service.runs_as, node.data_dir)
+    process = partial(runs_as, node.data_dir)
     return {
         "registered": lambda: service.registered(record(), Role.NODE, use.address(), use.keystore.stem),
         "stake": lambda: service.stake(setup, record(), Role.NODE),

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import fcntl
 import shutil
 import socket
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.codec import CodecError, decode_json
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Wei
-from proofyard.runtime.folder import BELONGS, LOCK
+from proofyard.runtime.folder import BELONGS, runs_as
 from proofyard.transport import Endpoint, TransportError
 from proofyard.transport.reach import address_in, is_dialled_from_elsewhere, listening_host, listening_port
 
@@ -35,19 +34,6 @@ OLDEST_KUBO = (0, 10)
 
 
 # The folder and the disk
-
-
-def runs_as(folder: Path) -> str | None:
-    """The process that uses a data folder now, None for none."""
-    with suppress(FileNotFoundError), (folder / LOCK).open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return lock.read(20).decode(errors="replace").strip() or "?"
-        except OSError:
-            return None
-        fcntl.flock(lock, fcntl.LOCK_UN)
-    return None
 
 
 def folder(data_dir: Path, service: str, setup: Setup, use: WalletUse) -> Seen:
@@ -110,14 +96,14 @@ def udp(host: str, port: int, endpoint: str, process: str | None) -> Seen:
     registered; `process`: the one of this service that runs, whose port it then is."""
     to_bind, number = listening_host(host, endpoint), listening_port(port, endpoint)
     where = f"UDP {to_bind}, port {number or 'any'}"
-    if process is not None:
+    if process:
         return fine(where, f"used by this service's own process {process}")
     return _bound(where, to_bind, number, socket.SOCK_DGRAM)
 
 
 def tcp(host: str, port: int, process: str | None) -> Seen:
     where = f"TCP {host}, port {port or 'any'}"
-    if process is not None:
+    if process:
         return fine(where, f"used by this service's own process {process}")
     return _bound(where, host, port, socket.SOCK_STREAM)
 

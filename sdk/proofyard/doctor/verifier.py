@@ -13,6 +13,7 @@ from proofyard.doctor.node import models
 from proofyard.doctor.setup import Setup
 from proofyard.protocol.codec import read_json
 from proofyard.runtime import answers
+from proofyard.runtime.folder import runs_as
 
 if TYPE_CHECKING:
     from proofyard.verifier.settings import VerifierSettings
@@ -31,7 +32,7 @@ def checks(setup: Setup) -> list[Check]:
 def _looks(setup: Setup, own: "VerifierSettings") -> dict[str, Callable[[], Seen]]:
     use = next(each for each in setup.wallets if each.role == "verifier")
     record = Once(lambda: setup.operator(use))
-    process = partial(service.runs_as, own.data_dir)
+    process = partial(runs_as, own.data_dir)
     return {
         "registered": lambda: service.registered(record(), Role.VERIFIER, use.address(), use.keystore.stem),
         "stake": lambda: service.stake(setup, record(), Role.VERIFIER),

@@ -90,6 +90,21 @@ def own_folder(folder: Path) -> Iterator[None]:
         yield
 
 
+def runs_as(folder: Path) -> str | None:
+    """The process that keeps a folder for itself now; "" where one did and has ended, however it did, None where that
+    cannot be told."""
+    try:
+        with (folder / LOCK).open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return lock.read(20).decode(errors="replace").strip() or "?"
+            fcntl.flock(lock, fcntl.LOCK_UN)
+    except OSError:
+        return None
+    return ""
+
+
 def session_of(folder: Path) -> str:
     """What tells whoever runs from this folder from whoever runs from another, a copy of it or the same in a clone of
     the machine: random and kept in it, with the file that it is in and this start of the machine."""
