@@ -183,16 +183,35 @@ def test_what_quick_starts_have_people_type_is_seen_whole(page: Path) -> None:
     assert [line for block in blocks for line in block.splitlines() if len(line) > 76] == []
 
 
-@pytest.mark.parametrize("page", [*sorted((DOCS / "start").glob("*.md")), DOCS / "faq.md"], ids=lambda page: page.stem)
-def test_what_quick_starts_have_people_type_is_there(page: Path) -> None:
-    commands = typed(page)
-    assert commands
-    for words in commands:
+TYPED = [page for page in [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))] if typed(page)]
+
+
+@pytest.mark.parametrize("page", TYPED, ids=lambda page: page.stem)
+def test_what_pages_have_people_type_is_there(page: Path) -> None:
+    for words in typed(page):
         command: Any = typer.main.get_command(app)
-        rest = list(words)
+        rest = [word for word in words if word != "..."]
         while rest and not rest[0].startswith("-") and rest[0] in getattr(command, "commands", {}):
             member = command.commands[rest.pop(0)]
             command = member.load() if isinstance(member, Later) else member
+        if not rest or rest[0] in ("COMMAND", "--config"):
+            continue
         assert not getattr(command, "commands", {}), words
-        options = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
-        assert [word for word in rest if word.startswith("--") and word not in options] == [], words
+        options = {name: each for each in command.params for name in (*each.opts, *each.secondary_opts)}
+        takes = [each for each in command.params if each.param_type_name == "argument"]
+        given, words_left = [], iter(rest)
+        for word in words_left:
+            name, _, value = word.partition("=")
+            if not word.startswith("--"):
+                given.append(word)
+                continue
+            assert name in options, words
+            if not value and not getattr(options[name], "is_flag", False):
+                next(words_left, None)
+        assert len(given) <= len(takes) or any(each.nargs < 0 for each in takes), words
+        files = [word for word, each in zip(given, takes, strict=False) if each.name == "file"]
+        assert [word for word in files if word.islower() and "." not in word] == [], words
+
+
+def test_quick_starts_have_people_type_something() -> None:
+    assert {*(DOCS / "start").glob("*.md")} <= {*TYPED}
