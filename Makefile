@@ -59,9 +59,11 @@ bench-nat: setup ## who reaches whom from behind real NATs, how soon and how fas
 bench-exact: setup ## bits, verdicts, speed and quality of exact execution: docs/verification.md (about 45 minutes)
 	@$(PY) scripts/bench_exact.py
 
-bench-federated: setup ## ways of averaging at equal tokens, hostile workers under robust rules: out/bench (hours; FEDERATED="--rounds 2 --steps 2")
+bench-federated: setup ## averaging at equal tokens, hostile workers, bench-kills, bench-home: out/bench/federated.json (hours; FEDERATED="--rounds 2")
 	@$(PY) scripts/prepare_model.py --cache .cache >/dev/null
 	@$(PY) scripts/bench_federated.py $(FEDERATED)
+	@$(PY) scripts/bench_kills.py $(KILLS)
+	@$(PY) scripts/bench_home.py $(AT_HOME)
 
 bench-home: setup ## how much of the time workers on home lines train, small deltas and dense: out/bench/federated.json (AT_HOME="--tiny")
 	@$(PY) scripts/prepare_model.py --cache .cache >/dev/null

@@ -1,7 +1,7 @@
 """Five workers at home: how much of the time that a job takes they train, with small deltas and without.
 
     make bench-home
-    python scripts/bench_home.py [--tiny] [--ways dense small near] [--rounds 3] [--batch 2] [--seq-len 64]
+    python scripts/bench_home.py [--tiny] [--ways dense small quorum near] [--rounds 3] [--batch 2] [--seq-len 64]
 
 Each node is behind a router of its own (a cone) at the end of a line of 100 Mbit/s down and 20 up with a delay of 15 ms
 each way: a round trip takes 30 ms to the public hosts of chain, verifier, requester and a relay, and 60 to another
@@ -12,9 +12,12 @@ Adds to out/bench/federated.json; `--tiny` (a random model of two layers, to see
 `home_compute_share` is the part of the workers' time between first and last step in which they train
 (`bench_pipeline_timeline`), with small deltas; `home_compute_share_dense` the same with whole adapters, and
 `home_compute_share_near` with small deltas where homes have no lines of their own (`--ways near`), where what is
-missing is not theirs. `home` has for each what the rest was (`shares`), seconds of the job and of its steps, bytes of
-frames that each node received and sent from the job's opening until it was done, bytes that the relay carried, and the
-load before and after; `line` is what such a line carries, and `alone` one that nothing but this machine limits.
+missing is not theirs. `home_compute_share_quorum` is that of small deltas in rounds that nodes decide and that close
+on four of five, so that nobody waits for the slowest (`--ways quorum`). `home_work_share`, and so on, are the same
+with the steps of audited segments, which are paid as well. `home` has for each what the rest was (`shares`), seconds
+of the job and of its steps, bytes of frames that each node received and sent from the job's opening until it was
+done, bytes that the relay carried, and the load before and after; `line` is what such a line carries, and `alone` one
+that nothing but this machine limits.
 """
 
 import argparse
@@ -35,9 +38,11 @@ from proofyard.devnet import terminated_like_interrupted
 
 RESULT = Path(__file__).parents[1] / "out" / "bench" / "federated.json"
 HOMES: tuple[Kind, ...] = ("port-restricted", "full-cone", "port-restricted", "full-cone", "port-restricted")
-WAYS = ("dense", "small", "near")
-"""Whole adapters, small deltas, and those where no home has a line of its own."""
-KEYS = {way: f"home_compute_share_{way}" for way in WAYS} | {"small": "home_compute_share"}
+WAYS = ("dense", "small", "quorum", "near")
+"""Whole adapters, small deltas, those in rounds that close on a quorum, and where no home has a line of its own."""
+ENDINGS = {way: f"_{way}" for way in WAYS} | {"small": ""}
+"""Of each one's keys."""
+MEANT = {"compute": "training", "work": "training and audits"}
 SIZE = {"rounds": 3, "batch": 2, "seq-len": 64, "block-time": 12}
 """Of a job, in sequences of a step and their tokens; and seconds from block to block."""
 UNLIMITED_MBIT = 2000.0
@@ -57,9 +62,7 @@ def measure(way: str, link: Link | None, folder: Path, size: Sequence[str]) -> d
     with Internet() as net:
         here, relay, homes = net.public(), net.public(), [net.home(kind, link=link) for kind in HOMES]
         command = network_command("home_rounds.py", folder, here, relay, homes)
-        job = subprocess.Popen(
-            [*command, "--way", "dense" if way == "dense" else "small", *size], stdout=subprocess.PIPE
-        )
+        job = subprocess.Popen([*command, "--way", "small" if way == "near" else way, *size], stdout=subprocess.PIPE)
         try:
             printed, _ = job.communicate()
         finally:
@@ -103,8 +106,9 @@ def main() -> None:
     for way in args.ways:
         with terminated_like_interrupted(), place(way, keep=args.keep) as folder:
             home[way] = measure(way, None if way == "near" else link, folder, options)
-        found[KEYS[way]] = home[way]["compute_share"]
-        print(f"{way}: {home[way]['compute_share']:.3f} of the time in training", file=sys.stderr)
+        for what, share in {"compute": home[way]["compute_share"], "work": home[way]["work_share"]}.items():
+            found[f"home_{what}_share{ENDINGS[way]}"] = share
+            print(f"{way}: {share:.3f} of the time in {MEANT[what]}", file=sys.stderr)
     if not args.tiny:
         kept = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
         found["home"] = kept.get("home", {}) | home

@@ -85,8 +85,9 @@ def _runs(results: Mapping[str, Any]) -> str:
 def _shares(results: Mapping[str, Any]) -> str:
     runs = [(title, results[name]["shares"]) for name, title in RUNS if "shares" in results.get(name, {})]
     lines = ["| | " + " | ".join(title for title, _ in runs) + " |", "|---|" + "---|" * len(runs)]
-    for part in runs[0][1] if runs else ():
-        lines.append(f"| {part.replace('_', ' ')} | " + " | ".join(f"{shares[part]:.1%}" for _, shares in runs) + " |")
+    for part in dict.fromkeys(part for _, shares in runs for part in shares):
+        cells = (f"{shares.get(part, 0):.1%}" for _, shares in runs)
+        lines.append(f"| {part.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

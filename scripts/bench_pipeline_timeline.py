@@ -83,7 +83,8 @@ def rest_of(spans: Sequence[Span], workers: int) -> dict[str, float]:
     `training`, `auditing`: steps of tasks and of audited segments. `around_steps`: what the executor does in a task
     beside its steps (loading, the round's start, states encoded, checked and written), `around_audits` in an audit.
     `barrier`: between the end of a worker's task and that of the last one of the round, `handover`: from there to the
-    start of a worker's next task; `other` is what is left.
+    start of a worker's next task. `start`: until a worker's first task, `end`: after its last one, both without audits;
+    `other` is what is left.
     """
     start, end = window(spans)
     total = workers * (end - start)
@@ -93,6 +94,7 @@ def rest_of(spans: Sequence[Span], workers: int) -> dict[str, float]:
     gaps = list(_gaps(spans, workers))
     parts["barrier"] = sum(gap[0] for gap in gaps) / total
     parts["handover"] = sum(gap[1] for gap in gaps) / total
+    parts["start"], parts["end"] = (seconds / total for seconds in _edges(spans))
     parts["other"] = 1 - sum(parts.values())
     return parts
 
@@ -108,6 +110,19 @@ def _gaps(spans: Sequence[Span], workers: int) -> Iterable[tuple[float, float]]:
         for before, after in itertools.pairwise(own):
             turn = min(max(last[before.task // workers], before.end), after.start)
             yield _free(before.end, turn, audits), _free(turn, after.start, audits)
+
+
+def _edges(spans: Sequence[Span]) -> tuple[float, float]:
+    """Seconds between the first step and the first tasks of all workers, and between their last tasks and the last
+    step, without those in audits."""
+    start, end = window(spans)
+    before = after = 0.0
+    for worker in {span.worker for span in spans if span.what == "task"}:
+        own = [span for span in spans if span.worker == worker and span.what == "task"]
+        audits = [span for span in spans if span.worker == worker and span.what == "segment"]
+        before += _free(start, min(span.start for span in own), audits)
+        after += _free(max(span.end for span in own), end, audits)
+    return before, after
 
 
 def _free(start: float, end: float, taken: Iterable[Span]) -> float:

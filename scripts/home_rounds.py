@@ -29,8 +29,15 @@ from proofyard.workloads.tiny import write_tiny_corpus
 WAYS: dict[str, dict[str, Any]] = {
     "dense": {"aggregation": "fedit"},
     "small": {"aggregation": "ffa", "compression": "two-bit"},
+    "quorum": {
+        "aggregation": "ffa",
+        "compression": "two-bit",
+        "rounds_by": "nodes",
+        "closing": {"quorum": 4, "timeout_s": 20},
+    },
 }
-"""What a task hands over: A and B as they are, or an encoding of what B has changed by."""
+"""What a task hands over: A and B as they are, or an encoding of what B has changed by; the last in rounds that nodes
+decide, and that do not wait for the slowest."""
 SEGMENTS, SEGMENT_STEPS = 4, 4
 
 
@@ -61,10 +68,13 @@ def run(out: Path, places: Places, job: LoraJob, block_time: int, interrupts: In
         orders = read_orders((network.log_of(node.name) for node in network.nodes), began)
     spans, (start, end) = orders.spans, window(orders.spans)
     steps = [span.seconds for span in spans if span.what == "train"]
+    training, auditing = share(spans, "train", job.workers), share(spans, "audit", job.workers)
+    needed = job.rounds * (job.closing or {}).get("quorum", job.workers) * job.segments * job.segment_steps
     relayed = CARRIED.findall((out / "network" / "logs" / "relay.log").read_text())
     return {
-        "done": report.result is not None and len(steps) >= tasks * job.segments * job.segment_steps,
-        "compute_share": share(spans, "train", job.workers),
+        "done": report.result is not None and len(steps) >= needed,
+        "compute_share": training,
+        "work_share": training + auditing,
         "shares": rest_of(spans, job.workers),
         "seconds": seconds,
         "training_seconds": end - start,

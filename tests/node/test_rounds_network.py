@@ -80,6 +80,26 @@ async def test_a_dead_leader_is_replaced_and_the_round_does_without_its_result(t
         assert (await back.decided()).subject == found[0].subject, "who comes back is told, before it says anything"
 
 
+async def test_the_log_says_what_a_round_waits_for_and_who_is_not_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("proofyard.node.rounds.voter.FIRST_TOLD_S", 0.05)
+    of = ballot()
+    async with town_in(tmp_path) as town:
+        first, second, *others = WALLETS
+        node = await town.node(first)
+        await town.node(second)
+        voter = node.begin(of, timeout_s=1.0, closes_s=0.0)
+        node.finish(voter)
+        await until(lambda: "voters with 2 of 4 votes are not reached" in caplog.text)
+        assert f"job {JOB}: round 0 is not decided, its time is up: 1 of its 4 results are here" in caplog.text
+        told = caplog.text.splitlines()[-1]
+        assert all(f"{address}: no peer answers" in told and "it is away" in told for address in others)
+        for address in others:
+            await town.node(address)
+        await until(lambda: "not reached" not in voter._lacks())
+
+
 async def test_a_voter_that_dies_goes_on_from_its_disk(tmp_path: Path) -> None:
     """It has voted in view 2 or later, and is needed for any quorum."""
     of = ballot()

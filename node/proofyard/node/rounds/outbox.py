@@ -12,11 +12,13 @@ from collections.abc import Callable
 from proofyard.node.rounds.messages import AskRound, Heard, Message
 from proofyard.node.rounds.results import Reach
 from proofyard.protocol.types import Address
+from proofyard.runtime.recent import Recent
 from proofyard.transport import RequestFailed, TransportError
 
 logger = logging.getLogger("proofyard.node")
 
 MOST_WAITING = 32
+MOST_UNREACHED = 1024
 ANSWER_S = 10.0
 
 Said = Message | AskRound
@@ -30,6 +32,8 @@ class Outbox:
         self._reach, self._heard = reach, heard
         self._waiting: dict[Address, deque[Said]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.unreached: Recent[Address, str] = Recent(MOST_UNREACHED)
+        """Why a voter was not told anything the last time."""
 
     def send(self, receiver: Address, message: Said) -> None:
         """Soon. What waits already is not said twice."""
@@ -58,10 +62,13 @@ class Outbox:
                     connection = await self._reach(receiver)
                     answer = await connection.request(message, reply=Heard, timeout=ANSWER_S)
                 except RequestFailed as error:
+                    self.unreached.drop(receiver)
                     logger.debug("%s does not take %s: %s", receiver, type(message).__name__, error)
                 except TransportError as error:
+                    self.unreached.put(receiver, str(error))
                     logger.debug("%s is not told %s: %s", receiver, type(message).__name__, error)
                 else:
+                    self.unreached.drop(receiver)
                     self._heard(receiver, message, answer)
         finally:
             del self._waiting[receiver]

@@ -19,7 +19,7 @@ from proofyard.node.rounds.outbox import Outbox
 from proofyard.node.rounds.results import Reach, Results
 from proofyard.protocol.certificate import Certificate, Delta, Deltas
 from proofyard.protocol.messages import Ack
-from proofyard.protocol.types import Address
+from proofyard.protocol.types import Address, TaskIndex
 from proofyard.runtime.service import run_together
 from proofyard.transport import Connection, RequestFailed, TransportError
 
@@ -32,9 +32,13 @@ MOST_WAITING = 8
 """Messages of one voter that wait."""
 KEEP_S = 5.0
 """Between two attempts to write down what could not be written."""
+FIRST_TOLD_S, LAST_TOLD_S = 60.0, 3600.0
+"""Between two lines of the log that say what a round waits for whose time is up."""
 FIRST_SHOW_S, LAST_SHOW_S = 1.0, 30.0
 """Between two attempts to show a voter what it does not have yet."""
 ANSWER_S = 10.0
+MOST_NAMED = 4
+"""Voters that such a line names."""
 
 
 class RoundVoter:
@@ -83,7 +87,7 @@ class RoundVoter:
             self._own += [shown] if shown.commitment.node == self._machine.node else []
             self._gathering.take(shown)
         try:
-            await run_together(self._work(), self._close(), self._ask(), *map(self._show, self._others))
+            await run_together(self._work(), self._close(), self._tell(), self._ask(), *map(self._show, self._others))
         finally:
             await self._gathering.close()
 
@@ -193,6 +197,29 @@ class RoundVoter:
         await asyncio.sleep(self._closes_s)
         self._events.put_nowait((None, self._machine.close))
         await self._decided.wait()
+
+    async def _tell(self) -> None:
+        """Say in the log what a round waits for that is not decided when its time is up."""
+        await asyncio.sleep(self._closes_s)
+        pause, each = FIRST_TOLD_S, self.ballot.round
+        while True:
+            await asyncio.sleep(pause)
+            logger.warning("job %s: round %s is not decided, its time is up: %s", each.job, each.number, self._lacks())
+            pause = min(2 * pause, LAST_TOLD_S)
+
+    def _lacks(self) -> str:
+        """What it would take to decide the round."""
+        roster, terms = self.ballot.roster, self.ballot.terms
+        here = sum(map(self._results.has, map(TaskIndex, terms.tasks)))
+        lacks = [f"{here} of its {len(terms.tasks)} results are here, {terms.least} are enough"]
+        away = {node: why for node in self._others if (why := self._outbox.unreached.get(node))}
+        if away:
+            reasons = "; ".join(f"{node}: {why}" for node, why in list(away.items())[:MOST_NAMED])
+            lacks.append(
+                f"voters with {roster.weight(away)} of {roster.total} votes are not reached ({reasons}); if they run, "
+                "name them or a peer that has met them in peers, or use a relay or verifier of theirs"
+            )
+        return "; ".join(lacks)
 
     # What goes out
 
