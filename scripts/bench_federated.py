@@ -14,8 +14,8 @@ code, segment by segment, and each loss that of the first held-out rows, in nats
   - `hostile`: rounds of `--voters` workers, of which two hand in something else (`bench_federated_hostile.py`); for
     each rule and attack the losses over the rounds. `hostile_gap` is the largest (last loss - that of the honest mean)
     / that of the recommended rule, `hostile_gap_mean` that of the mean.
-`make bench-federated` goes on with `bench_kills.py` and `bench_home.py`, which add `kills_ok` and `home_compute_share` to
-the same file.
+`make bench-federated` goes on with `bench_kills.py` and `bench_home.py`, which add `kills_ok` and `home_compute_share`
+to the same file.
 docs/performance has the losses as pictures. The defaults take hours on a CPU; every size is an option.
 """
 
