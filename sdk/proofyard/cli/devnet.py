@@ -93,6 +93,7 @@ def devnet(
         threads=threads,
         model_dirs=(model,) if model else (),
         rpc_port=rpc_port,
+        listed=True,
     )
     note(f"starting {nodes + len(plan.adversaries)} nodes and {verifiers} verifiers in {directory}")
     with terminated_like_interrupted() as interrupts, DevNetwork(directory, plan, note, interrupts) as network:
