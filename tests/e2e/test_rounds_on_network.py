@@ -1,4 +1,5 @@
-"""Rounds that do not wait for everybody, on real processes: one shard is far too slow, a node dies in the middle."""
+"""Rounds of small deltas that do not wait for everybody, on real processes: one shard is far too slow, and a node dies
+in the middle."""
 
 import asyncio
 import json
@@ -45,7 +46,8 @@ def test_a_job_ends_without_its_slow_shard_and_strangers_find_the_same_adapter(
                 network.kill(killed[0])
 
         shape = {"workers": 3, "rounds": 2, "segments": max(SHARDS), "segment_steps": 40, "batch": 8, "seq_len": 32}
-        lasting = replace(job, **shape, closing=CLOSING, options={"shard_segments": SHARDS})  # type: ignore[arg-type]
+        rules = {"compression": "sign", "closing": CLOSING, "options": {"shard_segments": SHARDS}}
+        lasting = replace(job, **shape, **rules)  # type: ignore[arg-type]
         with Client(network.rpc_url, network.deployment.registry, network.requester.key) as client:
             handle = submit_job(lasting, reward=REWARD, audit_fee=AUDIT_FEE, client=client)
             report = handle.wait(DEADLINE_S, on_event=kill_one)

@@ -97,7 +97,7 @@ async def test_the_log_says_what_a_round_waits_for_and_who_is_not_reached(
         assert all(f"{address}: no peer answers" in told and "it is away" in told for address in others)
         for address in others:
             await town.node(address)
-        await until(lambda: "not reached" not in voter._lacks())
+        await until(lambda: not voter._unreached())
 
 
 async def test_a_voter_that_dies_goes_on_from_its_disk(tmp_path: Path) -> None:

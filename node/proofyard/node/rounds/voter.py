@@ -204,22 +204,25 @@ class RoundVoter:
         pause, each = FIRST_TOLD_S, self.ballot.round
         while True:
             await asyncio.sleep(pause)
-            logger.warning("job %s: round %s is not decided, its time is up: %s", each.job, each.number, self._lacks())
+            unreached = self._unreached()
+            terms, level = self.ballot.terms, logging.WARNING if unreached else logging.INFO
+            here = sum(map(self._results.has, map(TaskIndex, terms.tasks)))
+            results = f"{here} of its {len(terms.tasks)} results are here, {terms.least} are enough"
+            told = each.job, each.number, results, unreached
+            logger.log(level, "job %s: round %s is not decided, its time is up: %s%s", *told)
             pause = min(2 * pause, LAST_TOLD_S)
 
-    def _lacks(self) -> str:
-        """What it would take to decide the round."""
-        roster, terms = self.ballot.roster, self.ballot.terms
-        here = sum(map(self._results.has, map(TaskIndex, terms.tasks)))
-        lacks = [f"{here} of its {len(terms.tasks)} results are here, {terms.least} are enough"]
+    def _unreached(self) -> str:
+        """Which voters this node did not reach the last time, and what to do; empty where there are none."""
         away = {node: why for node in self._others if (why := self._outbox.unreached.get(node))}
-        if away:
-            reasons = "; ".join(f"{node}: {why}" for node, why in list(away.items())[:MOST_NAMED])
-            lacks.append(
-                f"voters with {roster.weight(away)} of {roster.total} votes are not reached ({reasons}); if they run, "
-                "name them or a peer that has met them in peers, or use a relay or verifier of theirs"
-            )
-        return "; ".join(lacks)
+        if not away:
+            return ""
+        roster = self.ballot.roster
+        reasons = "; ".join(f"{node}: {why}" for node, why in list(away.items())[:MOST_NAMED])
+        return (
+            f"; voters with {roster.weight(away)} of {roster.total} votes are not reached ({reasons}): if they run, "
+            "name them or a peer that has met them in peers, or use a relay or verifier of theirs"
+        )
 
     # What goes out
 
