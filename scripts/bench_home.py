@@ -13,11 +13,11 @@ Adds to out/bench/federated.json; `--tiny` (a random model of two layers, to see
 (`bench_pipeline_timeline`), with small deltas; `home_compute_share_dense` the same with whole adapters, and
 `home_compute_share_near` with small deltas where homes have no lines of their own (`--ways near`), where what is
 missing is not theirs. `home_compute_share_quorum` is that of small deltas in rounds that nodes decide and that close
-on four of five, so that nobody waits for the slowest (`--ways quorum`). `home_work_share`, and so on, are the same
-with the steps of audited segments, which are paid as well. `home` has for each what the rest was (`shares`), seconds
-of the job and of its steps, bytes of frames that each node received and sent from the job's opening until it was
-done, bytes that the relay carried, and the load before and after; `line` is what such a line carries, and `alone` one
-that nothing but this machine limits.
+on three of five, so that nobody waits for two that audit (`--ways quorum`). `home_work_share`, and so on, are the
+same with the steps of audited segments, which are paid as well. `home` has for each what the rest was (`shares`),
+seconds of the job and of its steps, bytes of frames that each node received and sent from the job's opening until it
+was done, bytes that the relay carried, and the load before and after; `line` is what such a line carries, and `alone`
+one that nothing but this machine limits.
 """
 
 import argparse

@@ -33,11 +33,11 @@ WAYS: dict[str, dict[str, Any]] = {
         "aggregation": "ffa",
         "compression": "two-bit",
         "rounds_by": "nodes",
-        "closing": {"quorum": 4, "timeout_s": 20},
+        "closing": {"quorum": 3, "timeout_s": 20},
     },
 }
 """What a task hands over: A and B as they are, or an encoding of what B has changed by; the last in rounds that nodes
-decide, and that do not wait for the slowest."""
+decide, and that do not wait for two that audit."""
 SEGMENTS, SEGMENT_STEPS = 4, 4
 
 

@@ -293,7 +293,8 @@ class VerifierFlags(ServiceFlags):
     audit_s: Annotated[
         float | None,
         typer.Option(
-            help="Seconds in which an auditor's answer is wanted; its own work may go first.", rich_help_panel=TIMES
+            help="Seconds in which an auditor's answer is wanted, five times that while nobody waits for it.",
+            rich_help_panel=TIMES,
         ),
     ] = None
     state_due_s: Annotated[

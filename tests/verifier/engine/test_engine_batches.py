@@ -524,9 +524,9 @@ def _plan(batch: Batch, here: Desk, segments: tuple[DrawnSegment, ...] = ()) -> 
 # Taken over
 
 
-def taken_over() -> tuple[Desk, Batch]:
+def taken_over(here: Desk | None = None) -> tuple[Desk, Batch]:
     """A batch of another verifier's job, of which this one has no tasks."""
-    here = Desk([])
+    here = here or Desk([])
     auditors = [address(number) for number in (2, 3)]
     for auditor in auditors:
         here.tell(NodeJoined(auditor, auditor, 1, Wei(1), 0, frozenset({"lora"}), 1, 1))
@@ -559,6 +559,18 @@ def test_a_batch_that_was_taken_over_is_judged_without_its_tasks() -> None:
     assert batch.state == BatchState.AUDITING, "nobody knows yet which are decoys"
     here.tell(MarksTold(batch.id, (bytes(32), UNOPENED)))
     assert (batch.state, here.wanted[-1]) == (BatchState.JUDGED, Settle(batch.id, 1))
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_audits_hurry_where_a_job_can_but_wait_for_its_verdicts(works: bool) -> None:
+    state = GIVEN if works else COMMITTED
+    here, batch = taken_over(desk([[], [], []], [COMMITTED, COMMITTED, state]))
+    place = (JOB, TaskIndex(0), 0)
+    segment = DrawnSegment(place, (address(2), address(3)), 2, ZERO, WORKER, weigh=False, workload="lora")  # type: ignore[arg-type]
+    here.tell(_plan(batch, here, (segment,)))
+    here.tell(StateLooked(batch.id, place))  # type: ignore[arg-type]
+    offers = [effect for effect in here.wanted if isinstance(effect, OfferAudits)]
+    assert len(offers) == 2 and {offer.hurries for offer in offers} == {not works}
 
 
 def test_a_batch_whose_record_does_not_hold_is_judged_again_later_each_time() -> None:

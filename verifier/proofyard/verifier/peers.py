@@ -31,6 +31,7 @@ from proofyard.verifier.case import case_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
 from proofyard.verifier.engine.events import AuditAnswered, Place, SealAnswered, TaskAnswered, TaskKey
+from proofyard.verifier.settings import CALM_TIMES
 from proofyard.workloads.local_data import LACKS
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ async def cancel_tasks(context: Context, effect: effects.CancelTasks) -> None:
 
 
 async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
-    items = [(effect.batch, place) for place in effect.places]
+    items = [(effect.batch, place, effect.hurries) for place in effect.places]
     wanted = await context.mail.collect(effect.node, "audits", items)
     made = [await _made(context, effect.node, *item) for item in wanted]
     for part in _parts([offer for offer in made if offer is not None]):
@@ -113,10 +114,10 @@ def _with_states(store: BlockStore, offers: Sequence[AuditOffer]) -> list[AuditO
     return [msgspec.structs.replace(offer, state=small.get(offer.before, b"")) for offer in offers]
 
 
-async def _made(context: Context, node: Address, row: int, place: Place) -> AuditOffer | None:
+async def _made(context: Context, node: Address, row: int, place: Place, hurries: bool) -> AuditOffer | None:
     """An offer; None where nobody waits for the audit any more, or where it cannot be made."""
     try:
-        return await _audit_offer(context, row, place)
+        return await _audit_offer(context, row, place, hurries)
     except ProofyardError:
         raise
     except Exception as error:
@@ -127,7 +128,7 @@ async def _made(context: Context, node: Address, row: int, place: Place) -> Audi
         return None
 
 
-async def _audit_offer(context: Context, row: int, place: Place) -> AuditOffer | None:
+async def _audit_offer(context: Context, row: int, place: Place, hurries: bool) -> AuditOffer | None:
     """None where nobody waits for the audit any more."""
     batch = context.rows.batches.get(row)
     if batch is None or batch.chain_id is None or (row, place) not in context.rows.segments:
@@ -143,7 +144,7 @@ async def _audit_offer(context: Context, row: int, place: Place) -> AuditOffer |
         before=case.trace[case.segment],
         providers=_hints(context, (case.worker,)),
         lease_s=context.settings.lease_s,
-        wanted_s=context.settings.audit_s,
+        wanted_s=context.settings.audit_s * (1 if hurries else CALM_TIMES),
         member=case.membership if len(case.tree.by_key) > SMALL_LIST else None,
     )
 

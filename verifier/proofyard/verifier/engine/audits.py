@@ -16,7 +16,7 @@ from proofyard.protocol.messages import SealOpened
 from proofyard.protocol.seal import CANNOT_EXECUTE, Opening, seal_of
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, BatchId, Digest
-from proofyard.verifier.engine import batches
+from proofyard.verifier.engine import batches, tasks
 from proofyard.verifier.engine.effects import LookAtState, OfferAudits, OpenSeals, WeighAnswers
 from proofyard.verifier.engine.events import (
     AnswersWeighed,
@@ -391,7 +391,8 @@ def seat(world: World, now: Now) -> None:
         if step.verdict != Verdict.PENDING:
             _decide(world, segment, step.verdict, now)
     for (auditor, batch), places in offers.items():
-        world.send(OfferAudits(auditor, batch, tuple(places)))
+        hurries = any(tasks.blocked(world, job) for job, _ in world.rows.batches[batch].lines)
+        world.send(OfferAudits(auditor, batch, tuple(places), hurries))
     for (auditor, batch), places in opens.items():
         world.send(OpenSeals(auditor, batch, tuple(places)))
 

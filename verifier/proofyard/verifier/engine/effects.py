@@ -58,9 +58,12 @@ class CancelTasks(Effect):
 
 @dataclass(frozen=True, slots=True)
 class OfferAudits(Effect):
+    """`hurries`: a job of the batch has nothing left to do but wait for its verdicts."""
+
     node: Address
     batch: int
     places: tuple[Place, ...]
+    hurries: bool = True
 
 
 @dataclass(frozen=True, slots=True)
