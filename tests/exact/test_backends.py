@@ -11,10 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proofyard.runtime.compiling import NoCompiler
 from proofyard.workloads.exact import backends, choose_backend
 from proofyard.workloads.exact.backend import AdamStep, AttentionShape, Backend, LossShape
 from proofyard.workloads.exact.golden import ACTIVATIONS, PRECISIONS, check_backend, digest, golden, large
-from proofyard.workloads.exact.native import NoCompiler
 from proofyard.workloads.exact.reference import Reference
 from proofyard.workloads.exact.tables import rotary
 from proofyard.workloads.workload import Resources

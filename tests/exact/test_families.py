@@ -15,6 +15,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from scripts.compatibility import section
 
+from proofyard.runtime.compiling import NoCompiler
 from proofyard.workloads.exact import backends
 from proofyard.workloads.exact.backend import Backend
 from proofyard.workloads.exact.bert import Encoder
@@ -23,7 +24,6 @@ from proofyard.workloads.exact.config import defaults
 from proofyard.workloads.exact.gpt2 import FAMILIES as CONV1D
 from proofyard.workloads.exact.models import CAUSAL, causal_blueprint, causal_model
 from proofyard.workloads.exact.models import ENCODERS as COVERED
-from proofyard.workloads.exact.native import NoCompiler
 from proofyard.workloads.exact.selfcheck import distance
 
 Numpy = npt.NDArray[Any]

@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers
 
+from proofyard.runtime.compiling import NoCompiler
 from proofyard.workloads.exact import backends, golden_models
 from proofyard.workloads.exact.golden import digest
-from proofyard.workloads.exact.native import NoCompiler
 from proofyard.workloads.exact.selfcheck import distance
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "exact.json"

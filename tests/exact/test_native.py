@@ -10,10 +10,12 @@ import pytest
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
+from proofyard.runtime import compiling
+from proofyard.runtime.compiling import NoCompiler
 from proofyard.workloads.errors import OutOfMemory
 from proofyard.workloads.exact import native
 from proofyard.workloads.exact.golden import check_backend
-from proofyard.workloads.exact.native import NativeBackend, NoCompiler
+from proofyard.workloads.exact.native import NativeBackend
 from proofyard.workloads.executor import OUT_OF_MEMORY_EXIT, Executor
 from proofyard.workloads.workload import Inputs, load_workload
 
@@ -74,7 +76,7 @@ async def test_an_executor_that_ends_so_was_out_of_memory(tmp_path: Path) -> Non
 def test_every_compiler_makes_the_same_arithmetic(compiler: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler}")
-    monkeypatch.setattr(native, "COMPILERS", (compiler,))
+    monkeypatch.setattr(compiling, "COMPILERS", (compiler,))
     try:
         backend = NativeBackend(name)
     except NoCompiler as error:  # clang without OpenMP's headers

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from proofyard.runtime.compiling import NoCompiler
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.exact import backends
 from proofyard.workloads.exact.backend import Backend
 from proofyard.workloads.exact.bert import Encoder, encoder_config
 from proofyard.workloads.exact.config import decoder_config
 from proofyard.workloads.exact.decoder import Decoder
-from proofyard.workloads.exact.native import NoCompiler
 from proofyard.workloads.exact.weights import Weights
 from proofyard.workloads.model_files import weight_files, weight_shapes
 from proofyard.workloads.tiny import HIDDEN, VOCABULARY, write_tiny_model

@@ -17,13 +17,13 @@ import platformdirs
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from proofyard.runtime.compiling import NoCompiler
 from proofyard.workloads.errors import ExecutionError, ModelMisread
 from proofyard.workloads.exact import backends, bert, decoder, selfcheck
 from proofyard.workloads.exact.backend import Backend
 from proofyard.workloads.exact.bert import Encoder
 from proofyard.workloads.exact.decoder import Decoder
 from proofyard.workloads.exact.golden import PRECISIONS, numbers
-from proofyard.workloads.exact.native import NoCompiler
 from proofyard.workloads.exact.reference import freeze
 from proofyard.workloads.exact.selfcheck import check_decoder, check_encoder
 from proofyard.workloads.exact.slicing import frozen_values

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from proofyard.runtime.compiling import NoCompiler
 from proofyard.workloads.exact import backends
 from proofyard.workloads.exact.backend import AttentionShape, Backend, LossShape
 from proofyard.workloads.exact.golden import PRECISIONS, digest
 from proofyard.workloads.exact.golden_training import FACTOR, HYPER, LENGTHS, MODULES, RATE, adapter, tokens, training
-from proofyard.workloads.exact.native import NoCompiler
 from proofyard.workloads.exact.optimizer import adam_step
 from proofyard.workloads.exact.reference import Reference, add_in_order, f32
 from proofyard.workloads.exact.tables import rotary

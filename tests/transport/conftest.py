@@ -13,7 +13,7 @@ from eth_account import Account
 
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, Digest, Signature
-from proofyard.transport import Endpoint
+from proofyard.transport import Endpoint, compiled
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -27,6 +27,24 @@ class LocalIdentity:
 
     def sign_digest(self, digest: Digest) -> Signature:
         return Signature(bytes(self._account.unsafe_sign_hash(digest).signature))
+
+
+@pytest.fixture
+def library() -> compiled.Library:
+    """What handles groups of packets in C."""
+    compiled.load()
+    if compiled.library is None:
+        pytest.skip("no C compiler here, or no OpenSSL of Python's")
+    return compiled.library
+
+
+@pytest.fixture(params=["python", "c"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once with each of the two that handle groups of packets."""
+    if request.param == "c":
+        request.getfixturevalue("library")
+    else:
+        monkeypatch.setattr(compiled, "library", None)
 
 
 @pytest.fixture

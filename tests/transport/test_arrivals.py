@@ -13,6 +13,8 @@ from quic_twins import ADDRESS, compare, joined, keys_of, picture, same_chance, 
 from proofyard.transport.arrivals import GROUP
 from proofyard.transport.quic import PeerQuic
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 Frame = tuple[int, bytes]
 KIND = QuicFrameType
 

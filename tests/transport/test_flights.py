@@ -12,6 +12,8 @@ from quic_twins import ADDRESS, compare, joined, keys_of, same_chance, twin
 
 from proofyard.transport.quic import PeerQuic
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 class Pair:
     """A sender twice: `plain` as aioquic sends, `quick` in flights; and a receiver of what either sends."""

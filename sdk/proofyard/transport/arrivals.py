@@ -8,9 +8,10 @@ aioquic's `receive_datagram`, before which nothing is changed; tests hold both w
 
 import math
 from collections.abc import Sequence
-from struct import Struct
+from itertools import takewhile
 from time import perf_counter
 
+from aioquic._crypto import AEAD
 from aioquic.quic.connection import (
     NetworkAddress,
     QuicConnection,
@@ -19,31 +20,22 @@ from aioquic.quic.connection import (
     QuicReceiveContext,
 )
 from aioquic.quic.events import StreamDataReceived
-from aioquic.quic.packet import QuicFrameType, decode_packet_number, get_spin_bit
+from aioquic.quic.packet import QuicFrameType, get_spin_bit
 from aioquic.quic.recovery import MAX_ACK_RANGES
-from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
-from cryptography.exceptions import InvalidTag
 
+from proofyard.transport import compiled
 from proofyard.transport.bounds import USUAL_ACK_RANGES, USUAL_FRAMES, Tally
+from proofyard.transport.packets import LONGEST_NUMBER, SAMPLE, PlainReader, Reader, Run
 
 GROUP = 64
 """Datagrams that are taken together at most: as many as receive offload returns."""
 
-_SAMPLE = 16
-_LONGEST_NUMBER = 4
-_FIXED_BITS, _USUAL_BITS = 0xDC, 0x40
-"""Of a short header without its protection: form, fixed bit, the reserved ones, and the key phase, which is added."""
+_USUAL_BITS = 0x40
 
 _STREAM_KINDS = 0xF8
-_BULK = int(QuicFrameType.STREAM_BASE) | 4 | 2
-"""A STREAM frame with an offset and a length."""
-
-_OFFSET_AND_LENGTH = Struct(">IH")
-_FOUR_BYTES, _TWO_BYTES = 0x80000000, 0x4000
-"""Integers of so many bytes, with their size in the upper two bits (RFC 9000 section 16)."""
-
-_LEAST_BULK = 1 + 8 + 6
+FEW = 4
+"""Fewer datagrams than that are opened one by one: a group costs as much as two of them."""
 
 _LIMITS = {
     int(QuicFrameType.MAX_DATA): 1,
@@ -61,6 +53,8 @@ class Arrivals(QuicConnection):
     """Packets of the peer's, which nobody else can make."""
     _eliciting = 0
     """Packets that are to be acknowledged."""
+    _opening: tuple[AEAD, compiled.CompiledKeys | None] | None = None
+    """The keys of the peer's packets as aioquic has them, and for whole groups where this machine can."""
 
     def receive_datagrams(
         self, group: Sequence[tuple[bytes, NetworkAddress]], now: float, until: float = math.inf
@@ -85,10 +79,10 @@ class Arrivals(QuicConnection):
         hp = self._cryptos[Epoch.ONE_RTT].recv.hp if self._handshake_confirmed else None
         if hp is None or hp._is_chacha20:
             return b""
-        at = 1 + len(self.host_cid) + _LONGEST_NUMBER
-        samples = b"".join([data[at : at + _SAMPLE] for data, _ in group])
-        if len(samples) != _SAMPLE * len(group):
-            samples = b"".join([data[at : at + _SAMPLE].ljust(_SAMPLE, b"\0") for data, _ in group])
+        at = 1 + len(self.host_cid) + LONGEST_NUMBER
+        samples = b"".join([data[at : at + SAMPLE] for data, _ in group])
+        if len(samples) != SAMPLE * len(group):
+            samples = b"".join([data[at : at + SAMPLE].ljust(SAMPLE, b"\0") for data, _ in group])
         return hp._encryptor.update(samples)
 
     def _may_be_usual(self) -> bool:
@@ -105,47 +99,66 @@ class Arrivals(QuicConnection):
         """Take datagrams of a group from the one at `first` on as long as they are usual; where the others begin."""
         if not self._may_be_usual():
             return first
-        address, cid = self._network_paths[0].addr, self.host_cid
-        number_at = 1 + len(cid)
-        least = number_at + _LONGEST_NUMBER + _SAMPLE
+        address = self._network_paths[0].addr
+        rest = group[first:] if first else group
+        if any(sender != address for sender in {sender for _, sender in rest}):
+            rest = list(takewhile(lambda each: each[1] == address, rest))
+        datagrams = [data for data, _ in rest]
+        reader, at = self._reader(datagrams, masks[SAMPLE * first :]), 0
+        space, limit = self._spaces[Epoch.ONE_RTT], self._local_max_data
+        while True:
+            room = limit.value - limit.used
+            run = reader.run(at, space.expected_packet_number, space.largest_received_packet, room, self._growing)
+            self._take_run(run, now)
+            at = run.at
+            if run.left is None:
+                return first + at
+            number, bits, plain = run.left
+            if number not in space.received_packets:
+                if not _is_usual(plain):
+                    return first + at
+                if not self._take_apart(number, bits, plain, now):
+                    return first + at + 1
+            at += 1
+
+    def _reader(self, datagrams: Sequence[bytes], masks: bytes) -> Reader:
         keys = self._cryptos[Epoch.ONE_RTT].recv
         assert keys.aead is not None
-        iv, decrypt = keys.aead._iv, keys.aead._aead.decrypt
-        usual_bits = _USUAL_BITS | keys.key_phase << 2
-        space = self._spaces[Epoch.ONE_RTT]
-        run = _Run(self, now)
-        for at in range(first, len(group)):
-            data, sender = group[at]
-            mask = masks[_SAMPLE * at : _SAMPLE * at + 1 + _LONGEST_NUMBER]
-            bits = data[0] ^ mask[0] & 0x1F if data else 0
-            if (
-                bits & _FIXED_BITS != usual_bits
-                or sender != address
-                or len(data) < least
-                or not data.startswith(cid, 1)
-            ):
-                run.end()
-                return at
-            size = (bits & 3) + 1
-            body = number_at + size
-            shown = int.from_bytes(data[number_at:body], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
-            number = decode_packet_number(shown, 8 * size, space.expected_packet_number)
-            header = bytes((bits,)) + cid + shown.to_bytes(size, "big")
-            try:
-                plain = decrypt((iv ^ number).to_bytes(12, "big"), data[body:], header)
-            except InvalidTag:
-                continue
-            if run.take(number, bits, plain):
-                continue
-            run.end()
-            if number in space.received_packets:
-                continue
-            if not _is_usual(plain):
-                return at
-            if not self._take_apart(number, bits, plain, now):
-                return at + 1
-        run.end()
-        return len(group)
+        usual = _USUAL_BITS | keys.key_phase << 2
+        if FEW <= len(datagrams) <= compiled.MOST and sum(map(len, datagrams)) <= compiled.MOST_BYTES:
+            if self._opening is None or self._opening[0] is not keys.aead:
+                self._opening = keys.aead, compiled.keys_of(keys, sends=False)
+            opening = self._opening[1]
+            if opening is not None:
+                return compiled.CompiledReader(opening, datagrams, masks, self.host_cid, usual)
+        return PlainReader(keys.aead, datagrams, masks, self.host_cid, usual)
+
+    def _growing(self, stream_id: int) -> tuple[int, int] | None:
+        """Of a stream: the byte that it lacks next and the limit up to which it may come; None where something is
+        missing of it, or no more may come."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return None
+        receiver = stream.receiver
+        if receiver.is_finished or receiver._final_size is not None or receiver._buffer:
+            return None
+        return receiver._buffer_start, stream.max_stream_data_local
+
+    def _take_run(self, run: Run, now: float) -> None:
+        """Record packets of a run and give the streams what came."""
+        count = len(run.numbers)
+        if not count:
+            return
+        for stream_id, following, data in run.grown:
+            receiver = self._streams[stream_id].receiver
+            receiver._buffer_start = receiver.highest_offset = following
+            self._local_max_data.used += len(data)
+            self._events.append(StreamDataReceived(data, False, stream_id))
+        self._spaces[Epoch.ONE_RTT].expected_packet_number = run.expected
+        self._see(run.numbers[-1], run.bits)
+        self._record(run.numbers, True, now)
+        self.payloads += count
+        self._eliciting += count
 
     def _take_apart(self, number: int, bits: int, plain: bytes, now: float) -> bool:
         """A packet by itself, as aioquic goes on once it has decrypted one. False when it ended the connection."""
@@ -194,90 +207,6 @@ class Arrivals(QuicConnection):
         space.received_packets.add(last)
         if eliciting and space.ack_at is None:
             space.ack_at = now + self._ack_delay
-
-
-class _Growth:
-    """What a run of packets adds to one stream."""
-
-    __slots__ = ("limit", "next", "pieces", "stream")
-
-    def __init__(self, stream: QuicStream) -> None:
-        self.stream = stream
-        self.next = stream.receiver._buffer_start
-        self.limit = stream.max_stream_data_local
-        self.pieces: list[bytes] = []
-
-
-class _Run:
-    """Packets with one number after the other, each of which goes on where its stream was, until `end` records them."""
-
-    __slots__ = ("_bits", "_growths", "_limit", "_now", "_quic", "_space", "_start", "_stop")
-
-    def __init__(self, quic: "Arrivals", now: float) -> None:
-        self._quic, self._now = quic, now
-        self._space = quic._spaces[Epoch.ONE_RTT]
-        self._limit = quic._local_max_data
-        self._growths: dict[bytes, _Growth] = {}
-        self._start = self._stop = self._bits = 0
-
-    def take(self, number: int, bits: int, plain: bytes) -> bool:
-        """Whether the packet is part of the run; nothing is changed where it is not."""
-        space = self._space
-        if number != self._stop or number <= space.largest_received_packet:
-            if self._stop > self._start or number <= space.largest_received_packet:
-                return False
-            self._start = self._stop = number
-        if len(plain) < _LEAST_BULK or plain[0] != _BULK:
-            return False
-        at = 1 + (1 << (plain[1] >> 6))
-        growth = self._growths.get(plain[:at]) or self._growth(plain[:at])
-        if growth is None:
-            return False
-        offset, length = _OFFSET_AND_LENGTH.unpack_from(plain, at)
-        offset, length = offset - _FOUR_BYTES, length - _TWO_BYTES
-        at += _OFFSET_AND_LENGTH.size
-        if offset != growth.next or length <= 0 or length != len(plain) - at:
-            return False
-        limit, end = self._limit, offset + length
-        if end > growth.limit or limit.used + length > limit.value:
-            return False
-        growth.pieces.append(plain[at:])
-        growth.next = end
-        limit.used += length
-        if number > space.expected_packet_number:
-            space.expected_packet_number = number + 1
-        self._stop, self._bits = number + 1, bits
-        return True
-
-    def _growth(self, key: bytes) -> _Growth | None:
-        """The stream that frames which begin like `key` are for, where nothing is missing of it and more may come."""
-        bits = 8 * (len(key) - 1)
-        stream = self._quic._streams.get(int.from_bytes(key[1:], "big") & (1 << bits - 2) - 1)
-        if stream is None:
-            return None
-        receiver = stream.receiver
-        if receiver.is_finished or receiver._final_size is not None or receiver._buffer:
-            return None
-        growth = self._growths[key] = _Growth(stream)
-        return growth
-
-    def end(self) -> None:
-        """Record the packets and give the streams what came; the next run begins."""
-        count, growths = self._stop - self._start, self._growths
-        self._growths = {}
-        if not count:
-            return
-        quic = self._quic
-        for growth in growths.values():
-            if growth.pieces:
-                receiver = growth.stream.receiver
-                receiver._buffer_start = receiver.highest_offset = growth.next
-                quic._events.append(StreamDataReceived(b"".join(growth.pieces), False, growth.stream.stream_id or 0))
-        quic._see(self._stop - 1, self._bits)
-        quic._record(range(self._start, self._stop), True, self._now)
-        quic.payloads += count
-        quic._eliciting += count
-        self._start = self._stop
 
 
 def _is_usual(plain: bytes) -> bool:

@@ -12,7 +12,7 @@ bursts from peers that are busy, the window has room for `BURST_SECONDS` more.
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from aioquic.quic.congestion.base import K_INITIAL_WINDOW, QuicCongestionControl, register_congestion_control
@@ -110,7 +110,7 @@ class PathModel(QuicCongestionControl):
         limited = 0 < self._limited_until >= self._delivered
         self._sent[id(packet)] = _Sent(self._delivered, self._delivered_at, self._first_sent_at, limited)
 
-    def on_packets_sent(self, packets: list[QuicSentPacket]) -> None:
+    def on_packets_sent(self, packets: Sequence[QuicSentPacket]) -> None:
         """Packets that are sent at one time."""
         self.on_packet_sent(packet=packets[0])
         sent = self._sent[id(packets[0])]
@@ -266,6 +266,23 @@ class ModelPacer(QuicPacketPacer):
         if self.packet_time is not None:
             self.update_bucket(now=now)
             self.bucket_time -= self.packet_time
+
+    def packets(self, now: float, most: int) -> int:
+        """How many packets may be sent at once, `most` of them at most."""
+        if self.packet_time is None:
+            return max(0, most)
+        self.update_bucket(now=now)
+        count, left = 0, self.bucket_time
+        while count < most and left >= self.packet_time:
+            count, left = count + 1, left - self.packet_time
+        return count
+
+    def spend_all(self, now: float, count: int) -> None:
+        """`spend` for so many."""
+        if self.packet_time is not None:
+            self.update_bucket(now=now)
+            for _ in range(count):
+                self.bucket_time -= self.packet_time
 
     def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
         rate = self._model.pacing_rate or STARTUP_GAIN * congestion_window / max(smoothed_rtt, 1e-3)

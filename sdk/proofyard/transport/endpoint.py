@@ -23,6 +23,7 @@ from proofyard.protocol.carriage import NOBODY
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.routes import Route, best_first
 from proofyard.protocol.types import Address
+from proofyard.transport import compiled
 from proofyard.transport.carried import Carrier, is_carried
 from proofyard.transport.connection import Answer, Connection, Handlers
 from proofyard.transport.errors import (
@@ -159,6 +160,7 @@ class Endpoint:
         self.host, self.port = self._board.bind(self.host, self.port)
         self._ways.begin()
         self._spawn(self._keep_alive())
+        self._spawn(asyncio.to_thread(compiled.load))
         return self
 
     async def __aexit__(

@@ -5,22 +5,56 @@ packets are known: `flight` builds them, byte for byte the same, as far as the w
 them. What is left over, and all else, aioquic sends; tests hold both ways against each other.
 """
 
-from typing import Any
+from functools import partial
+from itertools import count, repeat
+from typing import Any, NamedTuple, cast
 
+from aioquic._crypto import AEAD
 from aioquic.quic.connection import NetworkAddress, QuicConnection
-from aioquic.quic.packet import PACKET_FIXED_BIT, QuicFrameType, QuicPacketType
+from aioquic.quic.packet import PACKET_FIXED_BIT, QuicPacketType
 from aioquic.quic.packet_builder import PACKET_NUMBER_SEND_SIZE, QuicSentPacket
-from aioquic.quic.stream import QuicStream
+from aioquic.quic.stream import QuicStream, QuicStreamSender
 from aioquic.tls import Epoch
 
+from proofyard.transport import compiled
 from proofyard.transport.congestion import ModelPacer, PathModel
+from proofyard.transport.packets import PlainSealer, Sealer, Source
 
-_SAMPLE = 16
-_SAMPLE_AT = 4 - PACKET_NUMBER_SEND_SIZE
-"""Where in the protected payload the bytes are from which the header's mask is made (RFC 9001 section 5.4.2)."""
+FEW = 4
+"""Fewer packets than that are sealed one by one: a group costs as much as two of them."""
 
-_TWO_BYTES, _FOUR_BYTES, _EIGHT_BYTES = 0x4000, 0x80000000, 0xC000000000000000
-"""Integers of so many bytes, with their size in the upper two bits (RFC 9000 section 16)."""
+MOST_SOURCES = 16
+"""Streams that take turns within one flight; where more have something to send each of them has one packet of it."""
+
+
+class _Full(NamedTuple):
+    packet_number: int
+    sent_time: float
+    sent_bytes: int
+    sender: QuicStreamSender
+    start: int
+    stop: int
+    is_end: bool
+    """Whether the frame is the last one of its stream."""
+
+
+class FullPacket(_Full):
+    """A `QuicSentPacket` with one STREAM frame of `sender` and nothing else, as one object instead of five."""
+
+    __slots__ = ()
+    epoch = Epoch.ONE_RTT
+    packet_type = QuicPacketType.ONE_RTT
+    in_flight = is_ack_eliciting = True
+    is_crypto_packet = False
+    quic_logger_frames = ()
+
+    @property
+    def delivery_handlers(self) -> list[tuple[Any, tuple[int, int, bool]]]:
+        """Who is told what became of it."""
+        return [(self.sender.on_data_delivery, (self.start, self.stop, self.is_end))]
+
+
+_full_packet = partial(tuple.__new__, FullPacket)
 
 
 class Flights(QuicConnection):
@@ -28,6 +62,8 @@ class Flights(QuicConnection):
 
     _model: PathModel
     _pacer: ModelPacer
+    _sealing: tuple[AEAD, compiled.CompiledKeys | None] | None = None
+    """The keys of this end's packets as aioquic has them, and for whole groups where this machine can."""
 
     def _may_fly(self) -> bool:
         """Whether packets of data can be built here, as far as the connection and its keys go."""
@@ -42,107 +78,108 @@ class Flights(QuicConnection):
 
     def _flight(self, now: float) -> tuple[list[tuple[bytes, NetworkAddress]], bool]:
         """Full packets of data, where nothing but data is to be sent; and whether no more may be sent now."""
-        crypto = self._cryptos[Epoch.ONE_RTT]
-        assert crypto.send.aead is not None
         size = self._max_datagram_size
-        bits = PACKET_FIXED_BIT | self._spin_bit << 5 | crypto.key_phase << 2 | PACKET_NUMBER_SEND_SIZE - 1
-        start = bytes((bits,)) + self._peer_cid.cid
-        least = len(start) + PACKET_NUMBER_SEND_SIZE + crypto.aead_tag_size
         window = self._model.congestion_window - self._model.bytes_in_flight
-        iv, encrypt = crypto.send.aead._iv, crypto.send.aead._aead.encrypt
-        number, bodies, handlers = self._packet_number, [], []
-        while True:
-            self._pacing_at = self._pacer.next_send_time(now)
-            frame = self._full_frame(size - least) if window >= size and self._pacing_at is None else None
-            if frame is None:
-                break
-            plain, handler = frame
-            header = start + (number & 0xFFFF).to_bytes(PACKET_NUMBER_SEND_SIZE, "big")
-            bodies.append(encrypt((iv ^ number).to_bytes(12, "big"), plain, header))
-            handlers.append(handler)
-            self._pacer.spend(now)
-            window -= size
-            number += 1
-        datagrams = self._protected(start, bodies) if bodies else []
-        self._register(handlers, now)
-        return datagrams, self._pacing_at is not None or window <= least
+        datagrams: list[bytes] = []
+        more = True
+        while more and (most := self._pacer.packets(now, min(window // size, compiled.MOST))):
+            made, more = self._full_packets(most, now)
+            datagrams += made
+            self._pacer.spend_all(now, len(made))
+            window -= size * len(made)
+        self._pacing_at = self._pacer.next_send_time(now)
+        if datagrams and not self._ack_eliciting_sent_since_receipt:
+            self._close_at = now + self._idle_timeout()
+            self._ack_eliciting_sent_since_receipt = True
+        least = 1 + len(self._peer_cid.cid) + PACKET_NUMBER_SEND_SIZE + self._cryptos[Epoch.ONE_RTT].aead_tag_size
+        path = self._network_paths[0]
+        path.bytes_sent += size * len(datagrams)
+        return [(data, path.addr) for data in datagrams], self._pacing_at is not None or window <= least
 
-    def _full_frame(self, size: int) -> tuple[bytes, tuple[Any, tuple[int, int, bool]]] | None:
-        """A STREAM frame of `size` bytes, and what its delivery is told to: of the stream whose turn it is, if it has
-        so much."""
+    def _full_packets(self, most: int, now: float) -> tuple[list[bytes], bool]:
+        """Up to `most` of them, registered as sent; and whether there may be more after them."""
+        streams, others = self._streams_with_data()
+        if not streams:
+            return [], False
+        sources = [_source(stream) for stream in streams]
+        crypto, size = self._cryptos[Epoch.ONE_RTT], self._max_datagram_size
+        assert crypto.send.hp is not None
+        bits = PACKET_FIXED_BIT | self._spin_bit << 5 | crypto.key_phase << 2 | PACKET_NUMBER_SEND_SIZE - 1
+        asked = min(most, len(sources)) if others else most
+        flight = self._sealer(min(asked, sum(source.held - source.start for source in sources) // size)).seal(
+            bytes((bits,)) + self._peer_cid.cid,
+            self._packet_number,
+            size,
+            asked,
+            sources,
+            self._remote_max_data - self._remote_max_data_used,
+            crypto.send.hp._encryptor.update,
+        )
+        if not flight.datagrams:
+            return [], False
+        senders = [streams[at].sender for at in flight.owners]
+        ends = [stop == sources[at].fin for at, stop in zip(flight.owners, flight.stops, strict=True)]
+        first = self._packet_number
+        columns = zip(count(first), repeat(now), repeat(size), senders, flight.starts, flight.stops, ends)
+        self._register(list(map(_full_packet, columns)), now)
+        for at in flight.turns:
+            self._sent_of(streams[at], sources[at])
+        more = others or len(flight.datagrams) == asked or any(source.start == source.held for source in sources)
+        return flight.datagrams, more
+
+    def _streams_with_data(self) -> tuple[list[QuicStream], bool]:
+        """Those that take turns, and whether there are more of them. The last one may be one that has only its end left
+        to be sent."""
+        found: list[QuicStream] = []
         for stream in self._streams_queue:
             sender = stream.sender
             if stream.is_blocked or sender.buffer_is_empty:
                 continue
+            if len(found) == MOST_SOURCES:
+                return found, True
             ranges = _ranges(stream)
-            if not ranges:
-                if sender._pending_eof:
-                    return None
-                continue
-            start, held = ranges[0].start, ranges[0].stop
-            allowed = sender.highest_offset + self._remote_max_data - self._remote_max_data_used
-            end = min(held, allowed, stream.max_stream_data_remote)
-            if end <= start:
-                continue
-            number = stream.stream_id or 0
-            head = _varint(number) + _varint(start) if start else _varint(number)
-            stop = start + size - len(head) - 3
-            if stop > end:
-                return None
-            if stop == held:
-                del ranges[0]
-            else:
-                ranges[0] = range(stop, held)
-            news = stop - sender.highest_offset
-            if news > 0:
-                sender.highest_offset = stop
-                self._remote_max_data_used += news
-                if self._streams_queue[-1] is not stream:
-                    self._streams_queue.remove(stream)
-                    self._streams_queue.append(stream)
-            last = sender._buffer_fin == stop
-            if last:
-                sender._pending_eof = False
-            kind = QuicFrameType.STREAM_BASE | 2 | (4 if start else 0) | last
-            length = (_TWO_BYTES | stop - start).to_bytes(2, "big")
-            first = start - sender._buffer_start
-            with memoryview(sender._buffer) as data:
-                plain = b"".join((bytes((kind,)), head, length, data[first : first + stop - start]))
-            return plain, (sender.on_data_delivery, (start, stop, last))
-        return None
+            if ranges or sender._pending_eof:
+                found.append(stream)
+        return found, False
 
-    def _protected(self, start: bytes, bodies: list[bytes]) -> list[tuple[bytes, NetworkAddress]]:
-        """The datagrams, headers hidden: all masks are made in one call."""
-        hp, address = self._cryptos[Epoch.ONE_RTT].send.hp, self._network_paths[0].addr
-        assert hp is not None
-        masks = hp._encryptor.update(b"".join([body[_SAMPLE_AT : _SAMPLE_AT + _SAMPLE] for body in bodies]))
-        bits, cid, datagrams = start[0], start[1:], []
-        for at, body in enumerate(bodies):
-            mask = masks[_SAMPLE * at : _SAMPLE * at + 3]
-            number = (self._packet_number + at & 0xFFFF) ^ int.from_bytes(mask[1:], "big")
-            first = bits ^ mask[0] & 0x1F
-            datagrams.append((b"".join((bytes((first,)), cid, number.to_bytes(2, "big"), body)), address))
-        return datagrams
-
-    def _register(self, handlers: list[tuple[Any, tuple[int, int, bool]]], now: float) -> None:
-        """Full packets are sent, each with one frame whose delivery one of `handlers` is told."""
-        if not handlers:
+    def _sent_of(self, stream: QuicStream, source: Source) -> None:
+        """A flight has sent what lies before where its source starts now."""
+        sender, ranges = stream.sender, _ranges(stream)
+        if not ranges or source.start == ranges[0].start:
             return
-        size, space = self._max_datagram_size, self._spaces[Epoch.ONE_RTT]
-        epoch, kind = Epoch.ONE_RTT, QuicPacketType.ONE_RTT
-        packets = [
-            QuicSentPacket(epoch, True, True, False, number, kind, now, size, [handler], [])
-            for number, handler in enumerate(handlers, self._packet_number)
-        ]
-        space.sent_packets.update((packet.packet_number, packet) for packet in packets)
+        if source.start == source.held:
+            del ranges[0]
+        else:
+            ranges[0] = range(source.start, source.held)
+        if source.highest > sender.highest_offset:
+            self._remote_max_data_used += source.highest - sender.highest_offset
+            sender.highest_offset = source.highest
+            if self._streams_queue[-1] is not stream:
+                self._streams_queue.remove(stream)
+                self._streams_queue.append(stream)
+        if sender._buffer_fin == source.start:
+            sender._pending_eof = False
+
+    def _sealer(self, most: int) -> Sealer:
+        """What builds about so many packets."""
+        keys = self._cryptos[Epoch.ONE_RTT].send
+        assert keys.aead is not None
+        if most >= FEW:
+            if self._sealing is None or self._sealing[0] is not keys.aead:
+                self._sealing = keys.aead, compiled.keys_of(keys, sends=True)
+            if self._sealing[1] is not None:
+                return compiled.CompiledSealer(self._sealing[1])
+        return PlainSealer(keys.aead)
+
+    def _register(self, packets: list[FullPacket], now: float) -> None:
+        """They are sent."""
+        space = self._spaces[Epoch.ONE_RTT]
+        sent = cast(list[QuicSentPacket], packets)
+        space.sent_packets.update(zip(range(self._packet_number, self._packet_number + len(sent)), sent, strict=True))
         space.ack_eliciting_in_flight += len(packets)
         self._loss._time_of_last_sent_ack_eliciting_packet = now
-        self._model.on_packets_sent(packets)
-        if not self._ack_eliciting_sent_since_receipt:
-            self._close_at = now + self._idle_timeout()
-            self._ack_eliciting_sent_since_receipt = True
+        self._model.on_packets_sent(sent)
         self._packet_number += len(packets)
-        self._network_paths[0].bytes_sent += size * len(packets)
 
 
 def fills(stream: QuicStream, size: int) -> bool:
@@ -156,11 +193,17 @@ def _ranges(stream: QuicStream) -> list[range]:
     return ranges
 
 
-def _varint(value: int) -> bytes:
-    if value < 0x40:
-        return bytes((value,))
-    if value < _TWO_BYTES:
-        return (value | _TWO_BYTES).to_bytes(2, "big")
-    if value < _FOUR_BYTES >> 1:
-        return (value | _FOUR_BYTES).to_bytes(4, "big")
-    return (value | _EIGHT_BYTES).to_bytes(8, "big")
+def _source(stream: QuicStream) -> Source:
+    sender, ranges = stream.sender, _ranges(stream)
+    start, held = (ranges[0].start, ranges[0].stop) if ranges else (0, -1)
+    fin = -1 if sender._buffer_fin is None else sender._buffer_fin
+    return Source(
+        stream.stream_id or 0,
+        sender._buffer,
+        sender._buffer_start,
+        start,
+        held,
+        sender.highest_offset,
+        stream.max_stream_data_remote,
+        fin,
+    )

@@ -182,10 +182,15 @@ class Link:
     def receive(self, datagrams: list[Datagram], seconds: float = TURN_S) -> None:
         """Datagrams that arrived together. What is not taken within `seconds` waits for the others' turns; what is too
         much to wait is lost, and QUIC sends it again."""
-        for datagram in datagrams:
-            if self._waiting_bytes < MOST_WAITING:
-                self._arrived.append(datagram)
-                self._waiting_bytes += len(datagram[0])
+        size = _bytes_of(datagrams)
+        if self._waiting_bytes + size <= MOST_WAITING:
+            self._arrived += datagrams
+            self._waiting_bytes += size
+        else:
+            for datagram in datagrams:
+                if self._waiting_bytes < MOST_WAITING:
+                    self._arrived.append(datagram)
+                    self._waiting_bytes += len(datagram[0])
         if self._turn is None:
             self._take(seconds)
 
@@ -197,8 +202,10 @@ class Link:
         try:
             while self._arrived:
                 group = list(islice(self._arrived, GROUP))
-                for _ in range(self.quic.receive_datagrams(group, now, until)):
-                    self._waiting_bytes -= len(self._arrived.popleft()[0])
+                taken = self.quic.receive_datagrams(group, now, until)
+                for _ in range(taken):
+                    self._arrived.popleft()
+                self._waiting_bytes -= _bytes_of(group[:taken])
                 if self.quic.tally.abuse:
                     self._abused(self.quic.tally.abuse)
                     return
@@ -403,3 +410,7 @@ class Link:
             self._granted = self._consumed + self._window
             self.quic.grant_connection(self._granted)
             self._transmit_soon()
+
+
+def _bytes_of(datagrams: list[Datagram]) -> int:
+    return sum(len(data) for data, _ in datagrams)

@@ -6,6 +6,7 @@ hold both ways against each other.
 """
 
 from collections.abc import Iterable
+from typing import cast
 
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.quic.rangeset import RangeSet
@@ -13,6 +14,7 @@ from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
 from aioquic.quic.stream import QuicStreamSender
 
 from proofyard.transport.congestion import PathModel
+from proofyard.transport.flights import FullPacket
 
 
 class Recovery(QuicPacketRecovery):
@@ -28,29 +30,27 @@ class Recovery(QuicPacketRecovery):
             self._take([sent.pop(number) for number in acked[:-1]], now, space)
         super().on_ack_received(ack_rangeset=ack_rangeset, ack_delay=ack_delay, now=now, space=space)
 
-    def _take(self, packets: list[QuicSentPacket], now: float, space: QuicPacketSpace) -> None:
+    def _take(self, packets: Iterable[QuicSentPacket | FullPacket], now: float, space: QuicPacketSpace) -> None:
         """Packets arrived, in the order in which they were sent."""
-        run: list[QuicSentPacket] = []
+        run: list[FullPacket] = []
         for packet in packets:
             space.ack_eliciting_in_flight -= packet.is_ack_eliciting
-            if _is_bulk(packet):
+            if isinstance(packet, FullPacket) and not packet.is_end:
                 run.append(packet)
                 continue
             self._take_run(run, now)
             run = []
             if packet.in_flight:
-                self._cc.on_packet_acked(packet=packet, now=now)
+                self._cc.on_packet_acked(packet=cast(QuicSentPacket, packet), now=now)
             for handler, args in packet.delivery_handlers:
                 handler(QuicDeliveryState.ACKED, *args)
         self._take_run(run, now)
 
-    def _take_run(self, run: list[QuicSentPacket], now: float) -> None:
+    def _take_run(self, run: list[FullPacket], now: float) -> None:
         """Packets that had data of streams and nothing else."""
-        self._cc.on_packets_acked(run, now)
+        self._cc.on_packets_acked(cast(list[QuicSentPacket], run), now)
         arrived: dict[QuicStreamSender, tuple[int, int]] = {}
-        for packet in run:
-            handler, (start, stop, _) = packet.delivery_handlers[0]
-            sender = handler.__self__  # type: ignore[attr-defined]
+        for _, _, _, sender, start, stop, _ in run:
             before = arrived.get(sender)
             if before is not None and before[1] == start:
                 start = before[0]
@@ -75,11 +75,3 @@ def _numbers_in(ranges: Iterable[range], sent: Iterable[int]) -> list[int]:
         if number >= current.start:
             found.append(number)
     return found
-
-
-def _is_bulk(packet: QuicSentPacket) -> bool:
-    """Whether it has one STREAM frame that is not the end of its stream, and nothing else."""
-    if len(packet.delivery_handlers) != 1 or not packet.in_flight:
-        return False
-    handler, args = packet.delivery_handlers[0]
-    return getattr(handler, "__func__", None) is QuicStreamSender.on_data_delivery and not args[2]

@@ -1,6 +1,7 @@
 """A bidirectional QUIC stream for coroutines, with back-pressure in both directions."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -8,6 +9,51 @@ from proofyard.transport.errors import DeadlineExceeded, ProtocolViolation, Tran
 from proofyard.transport.quic import SEND_BUFFER, STREAM_WINDOW
 
 LOOK_AGAIN_S = 0.25
+
+PIECE = 8 << 10
+"""Pieces of so many bytes are kept as they came."""
+
+
+class Unread:
+    """Bytes in the pieces in which they came, so that many at once are copied when they are read and not before. What
+    came in small pieces lies together."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._pieces: deque[bytes | bytearray] = deque()
+        self._at = 0
+        """How much of the first piece was read."""
+
+    def add(self, data: bytes) -> None:
+        self.size += len(data)
+        if len(data) >= PIECE:
+            self._pieces.append(data)
+        elif self._pieces and isinstance(self._pieces[-1], bytearray) and len(self._pieces[-1]) < PIECE:
+            self._pieces[-1] += data
+        elif data:
+            self._pieces.append(bytearray(data))
+
+    def take(self, limit: int) -> bytes:
+        """The first bytes, up to `limit`."""
+        parts: list[bytes | bytearray] = []
+        left = min(limit, self.size)
+        self.size -= left
+        while left:
+            piece = self._pieces[0]
+            part = piece[self._at : self._at + left] if self._at or len(piece) > left else piece
+            left -= len(part)
+            self._at += len(part)
+            if self._at == len(piece):
+                self._pieces.popleft()
+                self._at = 0
+            parts.append(part)
+        return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
+
+    def clear(self) -> int:
+        """Drop everything; how much it was."""
+        size, self.size, self._at = self.size, 0, 0
+        self._pieces.clear()
+        return size
 
 
 class StreamOwner(Protocol):
@@ -29,7 +75,7 @@ class Stream:
         self.on_unwanted: Callable[[], object] = lambda: None
         """Called when the peer wants nothing more of what this side sends."""
         self._owner = owner
-        self._buffer = bytearray()
+        self._unread = Unread()
         self._received = 0
         self._consumed = 0
         self._granted = STREAM_WINDOW
@@ -44,7 +90,7 @@ class Stream:
     @property
     def finished(self) -> bool:
         """Nothing more happens on this stream in either direction."""
-        return self._read_done and self._write_done and not self._buffer
+        return self._read_done and self._write_done and not self._unread.size
 
     @property
     def complete(self) -> bool:
@@ -53,10 +99,9 @@ class Stream:
 
     async def read(self, limit: int, seconds: float) -> bytes:
         """Up to `limit` bytes, b"" at the end of the stream; waits at most `seconds` for the first of them."""
-        if not self._buffer:
+        if not self._unread.size:
             await self._wait_readable(seconds)
-        data = bytes(self._buffer[:limit])
-        del self._buffer[:limit]
+        data = self._unread.take(limit)
         self._consume(len(data))
         return data
 
@@ -116,9 +161,7 @@ class Stream:
         if self._discarding:
             return
         self._discarding = True
-        dropped = len(self._buffer)
-        self._buffer.clear()
-        self._consume(dropped)
+        self._consume(self._unread.clear())
         if not self._read_done:
             self._owner.stream_stop(self.stream_id, code)
 
@@ -131,7 +174,7 @@ class Stream:
         if self._discarding:
             self._consume(len(data))
         else:
-            self._buffer += data
+            self._unread.add(data)
             _wake(self._reader)
 
     def peer_reset(self, error: TransportError, final_size: int) -> None:
@@ -179,7 +222,7 @@ class Stream:
         if not self._read_done:
             self._reader = asyncio.get_running_loop().create_future()
             await _within(self._reader, seconds, "waiting for data of the peer")
-        if self._read_error is not None and not self._buffer:
+        if self._read_error is not None and not self._unread.size:
             raise _again(self._read_error)
 
     def _raise_write_error(self) -> None:

@@ -148,8 +148,15 @@ class Switchboard:
         """Datagrams from a socket, in order of arrival; `newcomers` may open connections with them."""
         by_link: dict[Link, list[Datagram]] = {}
         onward: list[Datagram] = []
+        # Most go where the one before went.
+        place: SocketAddress | None = None
+        cid, arrived = b"", list[Datagram]()
         for datagram in batch:
             data, address = datagram
+            if address is place and data[1 : 1 + CONNECTION_ID_BYTES] == cid and _is_short(data):
+                arrived.append(datagram)
+                continue
+            place = None
             may_open, tag = newcomers, tag_of(data)
             if tag is not None:
                 carried = self.carrier.unwrap(tag, data, address)
@@ -162,7 +169,10 @@ class Switchboard:
                 continue
             link = self._find(*datagram, may_open)
             if link is not None:
-                by_link.setdefault(link, []).append(datagram)
+                arrived = by_link.setdefault(link, [])
+                arrived.append(datagram)
+                if tag is None and _is_short(data):
+                    place, cid = address, data[1 : 1 + CONNECTION_ID_BYTES]
             elif newcomers and tag is None:
                 told = self._stray(data, address)
                 onward += [] if told is None else [told]
@@ -251,7 +261,7 @@ class Switchboard:
     # LinkOwner
 
     def send(self, datagrams: list[Datagram]) -> None:
-        if any(is_carried(address[0]) for _, address in datagrams):
+        if any(is_carried(address[0]) for address in {address for _, address in datagrams}):
             wrapped = [self.carrier.wrap(*each) if is_carried(each[1][0]) else each for each in datagrams]
             datagrams = [each for each in wrapped if each is not None]
         self._sockets.send(datagrams)
@@ -276,6 +286,11 @@ class Switchboard:
         self._greeting.leave(link)
         self.hang_up(link, None, f"the relay that carried it is gone: {link.reason}")
         self._on_closed(link)
+
+
+def _is_short(data: bytes) -> bool:
+    """Whether it is a packet with a short header, of a size that is looked at."""
+    return bool(data) and data[0] & 0xC0 == 0x40 and len(data) <= MAX_DATAGRAM
 
 
 def _now() -> float:

@@ -210,8 +210,8 @@ class UdpSocket:
                 continue
             if self._mapped and address[0].startswith(_MAPPED):
                 address = (address[0].removeprefix(_MAPPED), address[1])
-            for start in range(0, size, step or 1):
-                batch.append((bytes(self._view[start : min(start + step, size)]), address))
+            data = bytes(self._view[:size])
+            batch += [(data[start : start + step], address) for start in range(0, size, step or 1)]
         if batch:
             self._on_batch(batch)
 

@@ -5,32 +5,25 @@ vectors, other backends do the same work slower. Contraction and every other lib
 """
 
 import ctypes
-import hashlib
 import os
-import shutil
-import subprocess
-import tempfile
 import weakref
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
+from proofyard.runtime import compiling
 from proofyard.workloads.exact.backend import Activation, AdamStep, AttentionShape, LossShape
 from proofyard.workloads.exact.slicing import expanded
 
 Array = npt.NDArray[Any]
 
 SOURCE = Path(__file__).with_name("native.c")
-COMPILERS = ("cc", "gcc", "clang")
 MACHINES = {"native": "native", "native-avx2": "x86-64-v3", "native-sse": "x86-64"}
 """Backend name to the instruction set that it is compiled for; all but the first are for tests."""
 FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
-COMPILE_TIMEOUT_S = 120.0
 
 _KINDS: dict[Activation, int] = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 _LAYOUT: tuple[Literal["C"], Literal["A"]] = ("C", "A")
@@ -40,71 +33,16 @@ _COUNT, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 _built: dict[str, Path] = {}
 
 
-class NoCompiler(RuntimeError):
-    """There is no C compiler here, or it failed; the message says which."""
-
-
 def build(machine: str, folder: Path | None = None) -> Path:
     """The shared library for an instruction set, compiled once and kept in this user's cache. Raises `NoCompiler`."""
     if folder is None and machine in _built:
         return _built[machine]
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
-        raise NoCompiler(f"none of {', '.join(COMPILERS)} is installed")
-    command = [compiler, *FLAGS, f"-march={machine}"]
-    folder = folder or Path(platformdirs.user_cache_dir("proofyard")) / "native"
-    key = hashlib.sha256(SOURCE.read_bytes() + repr((command, _identity(compiler), _processor())).encode()).hexdigest()
-    library = folder / f"exact-{key[:24]}.so"
-    if not _ours(library):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".so", delete=False) as target:
-            made = Path(target.name)
-        try:
-            _run([*command, "-o", str(made), str(SOURCE), "-lm"])
-            made.chmod(0o500)
-            made.replace(library)
-        finally:
-            made.unlink(missing_ok=True)
-    return library
+    return compiling.build("exact", SOURCE, (*FLAGS, f"-march={machine}"), ("-lm",), folder=folder)
 
 
 def use_built(name: str, library: Path) -> None:
     """Have the backend `name` use a library that was compiled before: in the sandbox there is no compiler."""
     _built[MACHINES[name]] = library
-
-
-def _ours(library: Path) -> bool:
-    """Whether the file is there and nobody else could have written it."""
-    try:
-        file, folder = library.stat(), library.parent.stat()
-    except OSError:
-        return False
-    return file.st_uid == folder.st_uid == os.getuid() and not (file.st_mode | folder.st_mode) & 0o022
-
-
-def _run(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMPILE_TIMEOUT_S)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoCompiler(f"{command[0]}: {error}") from None
-    if done.returncode != 0:
-        raise NoCompiler(f"{command[0]} failed: {done.stderr.strip()[-300:]}")
-    return done.stdout
-
-
-@lru_cache
-def _identity(compiler: str) -> str:
-    return _run([compiler, "--version"])
-
-
-@lru_cache
-def _processor() -> str:
-    """What `-march=native` stands for changes with the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
 
 
 class _Handle:
