@@ -16,7 +16,8 @@ from proofyard.disputes.committed import closed_of
 from proofyard.protocol.closing import dropped_tasks, voter_of
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, decode_manifest
 from proofyard.protocol.types import Cid
-from proofyard.sdk import Client, LoraJob, credits, settled_batches, submit_job
+from proofyard.sdk import Client, LoraJob, credits, go_on, lineage, settled_batches, submit_job, verify_result
+from proofyard.sdk.ancestry import write_lineage
 from proofyard.sdk.results import manifest_of
 from proofyard.workloads.workload import finals_of, load_workload
 
@@ -50,6 +51,14 @@ def test_a_job_goes_on_while_its_verifier_is_away_and_is_settled_afterwards(
             assert report.state == "done"
             adapter = handle.result(tmp_path / "adapter")
             assert (adapter / "adapter_model.safetensors").is_file()
+            documents = lineage(client, handle.job_id)
+            assert [each.decided for each in documents] == ["votes"] * ROUNDS
+            write_lineage(adapter, documents[-1])
+            assert verify_result(client, adapter) == documents[-1]
+            spec = go_on(client, handle.job_id, round=2, rounds=1)
+            again = client.submit(spec, reward=credits(10), audit_fee=credits(10))
+            assert again.wait(DEADLINE_S).state == "done"
+            assert lineage(client, again.job_id)[0].start.state == documents[1].state
 
             stranger = ChainClient(network.rpc_url, network.deployment.registry)
 

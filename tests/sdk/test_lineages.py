@@ -1,7 +1,7 @@
 """Where an adapter comes from: a document that follows from chain and artifacts, and what is found in a false one."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ import pytest
 from proofyard.artifacts import cid_of_bytes
 from proofyard.protocol import merkle
 from proofyard.protocol.cid import cid_bytes, raw_cid
+from proofyard.protocol.closing import ClosedRound, Taken, sets_of
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex
@@ -26,7 +27,7 @@ from proofyard.workloads.lora_params import read_params
 from proofyard.workloads.lora_rounds import start_of_round
 from proofyard.workloads.lora_tensors import first_state, put, take
 from proofyard.workloads.peft_folder import CONFIG, WEIGHTS
-from proofyard.workloads.state import encode_state
+from proofyard.workloads.state import decode_state, encode_state
 
 REGISTRY = Address("0x" + "8" * 40)
 NODES = [Address("0x" + digit * 40) for digit in "12"]
@@ -63,14 +64,21 @@ class World:
     def rounds(self, job: JobId) -> SettledRounds:
         return self.jobs[job]
 
-    def settle(self, job: int, manifest: Manifest, rounds: int, size: float = 0.01) -> SettledRounds:
-        """Have `rounds` rounds of a job settled, a batch each."""
+    def settle(
+        self, job: int, manifest: Manifest, rounds: int, size: float = 0.01, closed: Sequence[ClosedRound] = ()
+    ) -> SettledRounds:
+        """Have `rounds` rounds of a job settled, a batch each; `closed`: what they took where they do not wait."""
         params, graph = read_params(manifest), WORKLOAD.graph(manifest)
         cid, results, batches = raw_cid(encode_manifest(manifest)), [], []
         for number in range(params.begun, params.begun + rounds):
-            given = results[-params.workers :]
+            taken = [range(len(results) - params.workers, len(results))] if results else []
+            if closed:
+                taken = sets_of(closed[: number - params.begun])[-1:]
+            tasks = tuple(TaskIndex(task) for each in taken for task in each)
+            given = [results[task] for task in tasks]
             begins = self.artifacts[manifest.adapter] if manifest.adapter and not given else b""
-            start = start_of_round(params, manifest.seed, [self.artifacts[each] for each in given], number, begins)
+            said = [self.artifacts[each] for each in given]
+            start = start_of_round(params, manifest.seed, said, number, begins, tasks=tasks)
             made = []
             for shard in range(params.workers):
                 rng = np.random.default_rng([job, number, shard])
@@ -79,12 +87,14 @@ class World:
                     name: (array + size * rng.standard_normal(array.shape)).astype(np.float32)
                     for name, array in sorted(state.items())
                 }
-                data = encode_state(put(trained, "adapter") | ({} if shard else start.outer))
+                carried = {} if shard and not closed else start.outer
+                data = encode_state(put(trained, "adapter") | carried)
                 made.append((len(results) + shard, self.put(data), NODES[shard]))
-            tasks = [commitment(job, task, cid, given, result, node) for task, result, node in made]
-            batches.append(Batch(10 * job + number, tasks))
+            committed = [commitment(job, task, cid, given, result, node) for task, result, node in made]
+            batches.append(Batch(10 * job + number, committed))
             results += [result for _, result, _ in made]
-        self.jobs[job] = settled_rounds(JobId(job), cid, manifest, batches, self.artifacts.__getitem__)  # type: ignore[arg-type]
+        read = self.artifacts.__getitem__
+        self.jobs[job] = settled_rounds(JobId(job), cid, manifest, batches, read, closed)  # type: ignore[arg-type]
         assert len(graph) == (params.rounds - params.begun) * params.workers
         return self.jobs[job]
 
@@ -187,6 +197,8 @@ def other(value: Any) -> Any:
         return raw_cid(b"another one")
     if isinstance(value, str) and value.startswith("0x"):
         return value[:-1] + ("0" if value[-1] != "0" else "1")
+    if isinstance(value, str) and "/" in value:
+        return "3/7"
     if isinstance(value, str):
         return value.replace("1", "2") if "1" in value else f"{value}x"
     return value + 1
@@ -215,8 +227,67 @@ def test_a_delta_that_was_shortened_says_so(world: Any) -> None:
     assert min(factors) < 1.0 and max(factors) == 1.0
 
 
-def test_each_false_field_is_found_and_named(world: Any) -> None:
-    world.settle(1, manifest_with(), 3)
+RULES = {"quorum": 1, "timeout_s": 60, "discount_bps": 5000}
+
+
+def closed_rounds(*sets: Sequence[int]) -> list[ClosedRound]:
+    """Rounds of two shards that took these tasks."""
+    return [
+        ClosedRound(number, 0, tuple(Taken(TaskIndex(task), number - task // 2) for task in taken), ())
+        for number, taken in enumerate(sets)
+    ]
+
+
+def test_a_round_that_did_not_wait_names_what_it_took_and_how_late_that_was(world: Any) -> None:
+    rounds = world.settle(1, manifest_with(closing=RULES), 3, closed=closed_rounds([0], [1, 2, 3], [5]))
+    documents = lineage(world, 1)
+    assert [each.decided for each in documents] == ["times"] * 3
+    assert [[(one.task, one.shard, one.late, one.share) for one in each.deltas] for each in documents] == [
+        [(0, 1, 0, "1/1")],
+        [(1, 2, 1, "1/5"), (2, 1, 0, "2/5"), (3, 2, 0, "2/5")],
+        [(5, 2, 0, "1/1")],
+    ]
+    taken = [decode_state(world.artifacts[each.result]) for each in documents[1].deltas]
+    before = rounds.start_after(1).adapter
+    for name, array in rounds.start_after(2).adapter.items():
+        moved = [each[f"adapter.{name}"] - each[f"base.{name}"] for each in taken]
+        mean = 0.2 * moved[0] + 0.4 * moved[1] + 0.4 * moved[2]
+        np.testing.assert_allclose(array, before[name] + mean, atol=1e-7)
+    assert verify_lineage(world, encode_lineage(documents[1])) == documents[1]
+
+
+def test_a_round_that_is_closed_is_none_yet_while_one_that_it_took_is_not_accepted(world: Any) -> None:
+    rounds = world.settle(1, manifest_with(closing=RULES), 3, closed=closed_rounds([0], [1, 2, 3], [5]))
+    for left_out, last in ((1, 1), (4, 3), (0, 0), (5, 2)):
+        left = [each.commitment for task, each in rounds.done.items() if task != left_out]
+        closed = closed_rounds([0], [1, 2, 3], [5])
+        found = settled_rounds(
+            JobId(1),
+            rounds.manifest_cid,
+            rounds.manifest,
+            [Batch(1, left)],
+            rounds.read,
+            closed,  # type: ignore[list-item]
+        )
+        assert found.last == last
+
+
+def test_a_job_goes_on_from_a_round_that_did_not_wait(world: Any) -> None:
+    world.settle(1, manifest_with(closing=RULES), 2, closed=closed_rounds([0], [1, 2]))
+    manifest = continued(world, 1, rounds=2)
+    assert manifest.params["closing"] == RULES | {"late_rounds": 1, "voters": (), "ahead": 0}
+    closed = closed_rounds([0], [1, 3])
+    world.settle(2, manifest, 2, closed=closed)
+    before, (third, fourth) = lineage(world, 1)[1], lineage(world, 2)
+    assert (third.round, third.start.round, third.start.state) == (3, 2, before.state)
+    assert [(one.task, one.late) for one in fourth.deltas] == [(1, 1), (3, 0)]
+    assert continued(world, 1, closing=None).params["closing"] is None
+
+
+@pytest.mark.parametrize("closing", [None, RULES])
+def test_each_false_field_is_found_and_named(world: Any, closing: Any) -> None:
+    closed = closed_rounds([0], [1, 2, 3], [5]) if closing else []
+    world.settle(1, manifest_with(closing=closing), 3, closed=closed)
     document = lineage(world, 1)[1]
     true = json.loads(encode_lineage(document))
     for keys in leaves(true):
@@ -260,8 +331,8 @@ def test_deltas_that_are_left_out_or_more_are_found(world: Any) -> None:
     [
         (lambda data: data[:-1], "not in its one form"),
         (lambda data: data + b" ", "not in its one form"),
-        (lambda data: data.replace(b'"version": 1', b'"version": 2'), "of version 2"),
-        (lambda data: data.replace(b'"version": 1', b'"version": 1,\n "more": 1'), "unknown field `more`"),
+        (lambda data: data.replace(b'"version": 2', b'"version": 1'), "of version 1"),
+        (lambda data: data.replace(b'"version": 2', b'"version": 2,\n "more": 1'), "unknown field `more`"),
         (lambda data: data.replace(b'"round": 1', b'"round": 0'), "`int` >= 1"),
         (lambda data: data.replace(b'"job": "1"', b'"job": "../../1"'), "matching regex"),
         (lambda data: data.replace(b'"share": "1/2"', b'"share": "1/0"'), "matching regex"),

@@ -17,7 +17,6 @@ from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.sweep import WORKLOAD as SWEEP
 from proofyard.workloads.workload import Inputs, Resources
 
-BEGINS = {"round": 1, "within": 1.0, "chain_id": 1, "registry": "0x" + "1" * 40, "job": "1"}
 RULES = {"quorum": 2, "timeout_s": 60, "late_rounds": 2, "discount_bps": 2500}
 WORKERS = 4
 SMALL = {"modules": {"a": (6, 5), "b": (4, 7)}, "rank": 3, "alpha": 2.0, "lr": 0.01, "rounds": 6, "workers": WORKERS}
@@ -215,7 +214,6 @@ def test_a_first_state_whose_adapter_is_not_what_its_chain_carries_is_refused(lo
         ({"closing": {"quorum": 1}}, "timeout_s"),
         ({"closing": {"quorum": 1, "timeout_s": 60, "patience": 1}}, "patience"),
         ({"closing": {"quorum": 1, "timeout_s": 60, "ahead": 1}}, "closing.*ahead is given"),
-        ({"begins": BEGINS}, "closing.*begins"),
         ({"aggregation": "fedex", "outer": "none"}, "closing.*fedex"),
         ({"aggregation": "flora", "outer": "none"}, "closing.*flora"),
         ({"workers": 4, "robust": "median", "robust_hostile": 1}, "closing.late_rounds"),

@@ -5,7 +5,8 @@ import pytest
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from proofyard.protocol.types import Cid
+from proofyard.protocol.closing import ClosedRound, Taken
+from proofyard.protocol.types import Cid, TaskIndex
 from proofyard.workloads.errors import InputRefused, ManifestRefused, StateRefused
 from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.lora_params import Begins, read_params
@@ -21,6 +22,7 @@ METHODS = {
     "ffa": {"aggregation": "ffa", "ranks": [2, 4]} | NONE,
     "fedex": {"aggregation": "fedex"} | NONE,
     "flora": {"aggregation": "flora", "merged_rank": 6} | NONE,
+    "closing": {"aggregation": "ffa", "closing": {"quorum": 1, "timeout_s": 60}} | NONE,
 }
 
 
@@ -29,7 +31,8 @@ class Job:
 
     def __init__(self, manifest, tiny, start=None):
         self.manifest, self.params, self.results, self._lasts = manifest, read_params(manifest), {}, {}
-        self.graph = task_graph(WORKLOAD, manifest)
+        rounds = range(self.params.rounds - self.params.begun) if self.params.closing else ()
+        self.graph = task_graph(WORKLOAD, manifest, [in_time(number, self.params.workers) for number in rounds])
         for task in self.graph:
             given = tuple(self.results[dep] for dep in task.deps)
             carried = tuple(self._lasts[task.index - self.params.workers] for _ in self._named(task, given))
@@ -55,6 +58,12 @@ class Job:
     def final(self):
         results = [self.results[task] for task in WORKLOAD.finals(self.manifest)]
         return start_of_round(self.params, self.manifest.seed, results, self.params.rounds)
+
+
+def in_time(number, workers):
+    """A round that took all of its own."""
+    tasks = range(number * workers, (number + 1) * workers)
+    return ClosedRound(number, 0, tuple(Taken(TaskIndex(task), 0) for task in tasks), ())
 
 
 def going_on(manifest, start, number, **changes):
@@ -83,15 +92,33 @@ def test_a_job_that_pauses_ends_in_the_bits_of_one_that_does_not(method, tiny, l
     assert encode_start(rest.final()) == encode_start(whole.final())
 
 
-def test_small_deltas_go_on_without_what_was_left_out(tiny, lora_manifest, tmp_path):
-    manifest = lora_manifest(**SHORT, compression="sign", aggregation="ffa", outer="none")
+@pytest.mark.parametrize("closing", [None, {"quorum": 1, "timeout_s": 60}])
+def test_small_deltas_go_on_without_what_was_left_out(closing, tiny, lora_manifest, tmp_path):
+    manifest = lora_manifest(**SHORT, compression="sign", aggregation="ffa", outer="none", closing=closing)
     paused = Job(manifest, tiny).start(1)
     rest = Job(going_on(manifest, paused, 1), tiny, written(tmp_path, paused))
     first = decode_state(rest.results[0])
     assert any(name.startswith("base.") for name in first) and not any(
         name.startswith("base.") for name in decode_state(rest.results[2])
     )
-    assert rest.final().adapter and WORKLOAD.finals(rest.manifest) == (0, 1, 2, 3)
+    finals = (2, 3, 0, 1) if closing else (0, 1, 2, 3)
+    assert rest.final().adapter and WORKLOAD.finals(rest.manifest) == finals
+
+
+def test_a_late_delta_is_taken_over_where_a_job_goes_on(tiny, lora_manifest, tmp_path):
+    """Its tasks are counted from its own first round."""
+    closing = {"quorum": 1, "timeout_s": 60}
+    manifest = lora_manifest(**SHORT, compression="sign", aggregation="ffa", outer="none", closing=closing)
+    paused = Job(manifest, tiny).start(1)
+    rest = going_on(manifest, paused, 1, rounds=4)
+    job = Job(rest, tiny, written(tmp_path, paused))
+    rounds = WORKLOAD.rounds(rest)
+    assert (rounds.rounds, rounds.key_rounds) == (3, WORKLOAD.rounds(manifest).key_rounds)
+    taken = [TaskIndex(task) for task in (1, 2, 0)]  # the second round took the first one's task 1 late
+    start = start_of_round(job.params, rest.seed, [job.results[task] for task in taken], 3, tasks=taken)
+    assert start.adapter
+    with pytest.raises(StateRefused, match="cannot rest on"):
+        start_of_round(job.params, rest.seed, [job.results[task] for task in taken], 2, tasks=taken)
 
 
 def test_another_learning_rate_keeps_the_laws_of_where_it_goes_on(tiny, lora_manifest, tmp_path):

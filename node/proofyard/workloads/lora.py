@@ -28,10 +28,12 @@ from proofyard.workloads.lora_tensors import (
     key_rounds,
     outer_of,
     position,
+    position_of,
     put,
     result_of,
     state_schema,
     take,
+    task_at,
 )
 from proofyard.workloads.state import check_number, decode_state, encode_state, most_bytes, require_last
 from proofyard.workloads.workload import (
@@ -62,7 +64,7 @@ class LoraWorkload:
         params = check_manifest(manifest)
         tasks: list[TaskSpec] = []
         for number in range(params.begun, params.rounds):
-            first, before = (number - params.begun) * params.workers, whole_rounds(params, number)
+            first, before = task_at(params, number, 0), whole_rounds(params, number)
             tasks += [
                 TaskSpec(
                     index=TaskIndex(first + shard),
@@ -93,7 +95,7 @@ class LoraWorkload:
         params = read_params(manifest)
         if params.closing is None:
             return None
-        return Rounds(params.closing, params.workers, params.rounds, key_rounds(params))
+        return Rounds(params.closing, params.workers, params.rounds - params.begun, key_rounds(params))
 
     def local(self, manifest: Manifest) -> LocalData | None:
         """With `local`."""
@@ -229,7 +231,7 @@ def _taken_over(params: LoraParams, task: TaskSpec) -> list[tuple[TaskIndex, int
     """The tasks of the same shard whose residuals a task begins with, each with its round."""
     number, shard = position(params, task)
     if params.closing:
-        return [(each, each // params.workers) for each in unsent(params, number, shard, task.deps)]
+        return [(each, position_of(params, each)[0]) for each in unsent(params, number, shard, task.deps)]
     return [(TaskIndex(task.index - params.workers), number - 1)] if number > params.begun else []
 
 

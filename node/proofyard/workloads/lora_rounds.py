@@ -36,6 +36,7 @@ from proofyard.workloads.lora_tensors import (
     is_key_round,
     merged_schema,
     outer_schema,
+    position_of,
     put,
     result_schema,
     take,
@@ -134,12 +135,35 @@ def completed(params: LoraParams, seed: int, trained: Tensors) -> dict[str, Arra
     return dict(trained) if params.averages_a else initial_adapter(params, seed) | dict(trained)
 
 
-def shortened(params: LoraParams, seed: int, results: Sequence[bytes], round_number: int) -> list[float]:
-    """What the update of each shard is multiplied by where round `round_number` starts: less than 1 for one that was
-    longer than others. The arguments are those of `start_of_round`."""
-    before, trained = _round(params, seed, results, round_number)
-    starts = [cut(before.adapter, 0, params.rank_of(shard)) for shard in range(params.workers)]
-    return _shortened_by(params, params.shares, starts, trained)
+@dataclass(frozen=True)
+class Counted:
+    """How a delta counts in the round that takes it, `late` rounds after its own: by `work` units, less what its
+    lateness takes, and times `factor`, below 1 for one that was longer than others."""
+
+    late: int
+    work: int
+    factor: float
+
+
+def counted(
+    params: LoraParams,
+    seed: int,
+    results: Sequence[bytes],
+    round_number: int,
+    *,
+    tasks: Sequence[TaskIndex] | None = None,
+) -> dict[TaskIndex, Counted]:
+    """How each delta counts that the round before `round_number` took, by its task. The arguments are those of
+    `start_of_round`."""
+    said = in_order(params, results, round_number, tasks)
+    _, trained, origins = _trained(params, seed, said, round_number)
+    factors, found = iter(_lengths(params, origins, trained)[1]), {}
+    for task, _ in said[: newest(said)] if params.closing else said[-params.workers :]:
+        its_round, shard = position_of(params, task)
+        late = round_number - 1 - its_round
+        used = params.closing is None or params.closing.scale(late) > 0
+        found[task] = Counted(late, params.shares[shard], next(factors) if used else 1.0)
+    return found
 
 
 def encode_start(start: Start) -> bytes:
@@ -173,11 +197,7 @@ def _no_velocity(params: LoraParams, adapter: Tensors) -> dict[str, Array]:
 
 def _next_start(params: LoraParams, seed: int, said: Sequence[Said], round_number: int) -> Start:
     purpose = (seed, round_number)
-    origins: list[Origin] = []
-    if params.closing is None:
-        before, trained = _round(params, seed, [result for _, result in said], round_number)
-    else:
-        before, trained, origins = _taken(params, params.closing, seed, said, round_number)
+    before, trained, origins = _trained(params, seed, said, round_number)
     with np.errstate(over="ignore", invalid="ignore"):
         if params.merges:
             start = merge_step(params, before.adapter, before.merged, trained, purpose)
@@ -187,6 +207,16 @@ def _next_start(params: LoraParams, seed: int, said: Sequence[Said], round_numbe
         if not np.isfinite(array).all():
             raise StateRefused("is no number after the outer step: the results before it break a law", name)
     return start
+
+
+def _trained(
+    params: LoraParams, seed: int, said: Sequence[Said], round_number: int
+) -> tuple[Start, Sequence[Tensors], Sequence[Origin]]:
+    """What the round before `round_number` started from, what those whose deltas count have trained, and from what."""
+    if params.closing is not None:
+        return _taken(params, params.closing, seed, said, round_number)
+    before, trained = _round(params, seed, [result for _, result in said], round_number)
+    return before, trained, [Origin(shard, before.adapter) for shard in range(params.workers)]
 
 
 def _round(
@@ -220,7 +250,7 @@ def _taken(
         before = start_of_round(params, seed, results, number, tasks=tasks)
     found = []
     for task, result in said[:count]:
-        its_round, shard = divmod(task, params.workers)
+        its_round, shard = position_of(params, task)
         schema = result_schema(params, shard)
         if params.compression:
             schema = delta.result_schema(params, its_round, shard)
@@ -308,17 +338,14 @@ def _update(
     origins: Sequence[Origin],
 ) -> dict[str, Array]:
     """The averaged update, binary64, in the order of the names."""
-    ranks = [params.rank_of(each.shard) for each in origins]
-    starts = [cut(each.base, 0, rank) for each, rank in zip(origins, ranks, strict=True)]
-    work = [params.shares[each.shard] for each in origins]
-    factors = _shortened_by(params, work, starts, trained)
+    starts, factors = _lengths(params, origins, trained)
     if params.robust != "mean":
         changes = [Change(base, each, factor) for each, factor in zip(trained, factors, strict=True)]
         found = aggregate(_rule(params), changes, {name: array.size for name, array in base.items()}, purpose)
         return {name: found[name].reshape(base[name].shape) for name in sorted(base)}
     # A shard of a smaller rank has no say in the columns that it does not train; what nobody trained stays.
-    shares = [units * each.scale for units, each in zip(work, origins, strict=True)]
-    each = list(zip(shares, ranks, strict=True))
+    shares = [params.shares[each.shard] * each.scale for each in origins]
+    each = [(share, params.rank_of(origin.shard)) for share, origin in zip(shares, origins, strict=True)]
     totals = np.array([math.fsum(share for share, rank in each if rank > column) for column in range(params.rank)])
     totals[totals == 0] = 1.0
     update: dict[str, Array] = {}
@@ -371,6 +398,14 @@ def _mean(arrays: Sequence[Array], weights: Sequence[float]) -> Array:
     for array, weight in zip(arrays, weights, strict=True):
         total = total + array * weight
     return total
+
+
+def _lengths(
+    params: LoraParams, origins: Sequence[Origin], trained: Sequence[Tensors]
+) -> tuple[list[dict[str, Array]], list[float]]:
+    """What each worker has trained from, in its rank, and the factor of its delta."""
+    starts = [cut(each.base, 0, params.rank_of(each.shard)) for each in origins]
+    return starts, _shortened_by(params, [params.shares[each.shard] for each in origins], starts, trained)
 
 
 def _shortened_by(

@@ -19,21 +19,22 @@ from proofyard.protocol.closing import Closing, sets_in
 from proofyard.protocol.types import TaskIndex
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.lora_params import LoraParams
-from proofyard.workloads.lora_tensors import first_round
+from proofyard.workloads.lora_tensors import first_round, position_of, task_at
 
 Said = tuple[TaskIndex, bytes]
 """A task with its result."""
 
 
+def whole(params: LoraParams, number: int) -> tuple[TaskIndex, ...]:
+    """All tasks of a round, counted from 0."""
+    return tuple(task_at(params, number, shard) for shard in range(params.workers))
+
+
 def whole_rounds(params: LoraParams, number: int) -> tuple[TaskIndex, ...]:
     """The tasks whose results round `number` starts from where every round took all of its own: with `closing` the
     newest round first, as in `protocol.closing`."""
-    first = first_round(params, number) if number > params.begun else number
-    rounds = [
-        range((each - params.begun) * params.workers, (each - params.begun + 1) * params.workers)
-        for each in range(first, number)
-    ]
-    return tuple(TaskIndex(task) for own in (rounds[::-1] if params.closing else rounds) for task in own)
+    rounds = range(first_round(params, number), number)
+    return tuple(task for each in (rounds[::-1] if params.closing else rounds) for task in whole(params, each))
 
 
 def in_order(
@@ -67,7 +68,7 @@ def unsent(params: LoraParams, round_number: int, shard: int, tasks: Sequence[Ta
     free: list[TaskIndex] = []
     taken_over: dict[TaskIndex, list[TaskIndex]] = {}
     for number, taken in enumerate(sets_in(tasks), first_round(params, round_number)):
-        own = TaskIndex(number * params.workers + shard)
+        own = task_at(params, number, shard)
         taken_over[own], free = free, []
         for task in taken:
             if task % params.workers == shard:
@@ -78,10 +79,10 @@ def unsent(params: LoraParams, round_number: int, shard: int, tasks: Sequence[Ta
 
 
 def _check_sets(params: LoraParams, closing: Closing, tasks: Sequence[TaskIndex], round_number: int) -> None:
-    sets, first = sets_in(tasks), max(0, first_round(params, round_number))
+    sets, first = sets_in(tasks), first_round(params, round_number)
     fits = len(sets) == round_number - first and len(set(tasks)) == len(tasks)
     for number, taken in enumerate(sets, first):
-        late = [number - task // params.workers for task in taken]
+        late = [number - position_of(params, task)[0] for task in taken]
         fits = fits and late.count(0) >= closing.quorum and all(0 <= each <= closing.late_rounds for each in late)
     if not fits:
         raise StateRefused(f"round {round_number + 1} cannot rest on the tasks {list(tasks)}")

@@ -22,7 +22,9 @@ from typing import Protocol
 
 import numpy as np
 
+from proofyard.protocol.closing import since
 from proofyard.protocol.manifest import MAX_DEPS, TaskSpec
+from proofyard.protocol.types import TaskIndex
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.randomness import uniform
 from proofyard.workloads.state import Array, Schema, TensorSpec
@@ -96,7 +98,7 @@ def carries_outer(params: LoraParams, round_number: int, shard: int) -> bool:
 def is_key_round(params: LoraParams, round_number: int) -> bool:
     """Whether, with compression, later rounds rest on nothing before this one: what it started from is in its results.
     The first round's start is the seed's, unless the job begins after another one's round."""
-    return round_number > 0 and (round_number % key_rounds(params) == 0 or round_number == params.begun)
+    return round_number > 0 and (round_number - params.begun) % key_rounds(params) == 0
 
 
 def key_rounds(params: LoraParams) -> int:
@@ -107,7 +109,7 @@ def key_rounds(params: LoraParams) -> int:
 
 def first_round(params: LoraParams, round_number: int) -> int:
     """The first of the rounds whose results a round starts from."""
-    return max(params.begun, (round_number - 1) // key_rounds(params) * key_rounds(params))
+    return params.begun + since(round_number - params.begun, key_rounds(params))
 
 
 def result_schema(params: LoraParams, shard: int) -> Schema:
@@ -123,8 +125,18 @@ def hands_on(params: LoraParams, shard: int) -> bool:
 
 def position(params: LoraParams, task: TaskSpec) -> tuple[int, int]:
     """(round, shard) of a task, both counted from 0."""
-    number, shard = divmod(task.index, params.workers)
+    return position_of(params, task.index)
+
+
+def position_of(params: LoraParams, task: TaskIndex) -> tuple[int, int]:
+    """The same of a task by its index."""
+    number, shard = divmod(task, params.workers)
     return params.begun + number, shard
+
+
+def task_at(params: LoraParams, round_number: int, shard: int) -> TaskIndex:
+    """The task of a shard in a round."""
+    return TaskIndex((round_number - params.begun) * params.workers + shard)
 
 
 def prefixed_schema(schema: Schema, *prefixes: str) -> dict[str, TensorSpec]:

@@ -5,7 +5,7 @@ job may be done, closed, or anybody's.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import msgspec
 from proofyard.artifacts.builder import cid_of_bytes
 from proofyard.protocol.codec import prepared
 from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.roster import Voter
 from proofyard.protocol.types import Cid, JobId
 from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.preparing import place_of, refusing
@@ -37,7 +38,7 @@ OF_MANIFEST = ("seed", "precision", "look_ahead")
 class ContinuedJob:
     """A `lora` job whose `params` say which job and round it goes on from; `start` is what that round came to, and
     `base` the model that its adapter is of. `go_on` makes it. `split`: who trains on which rows follows from the
-    data."""
+    data. `lacks_voters`: who decides its rounds is still to be found: those of the other job may be gone."""
 
     model: Path | str
     data: Data
@@ -49,6 +50,13 @@ class ContinuedJob:
     look_ahead: int
     chat_template: str = ""
     split: bool = False
+    lacks_voters: bool = False
+
+    def with_voters(self, voters: tuple[Voter, ...]) -> "ContinuedJob":
+        """The same job, whose rounds these decide."""
+        assert self.params.closing
+        closing = msgspec.structs.replace(self.params.closing, voters=voters)
+        return replace(self, params=msgspec.structs.replace(self.params, closing=closing), lacks_voters=False)
 
     @property
     def objective(self) -> str:
@@ -93,9 +101,10 @@ def go_on(
     said, for `rounds` more of them, those that are left where nothing is said.
 
     With nothing changed its result is the bits that the other job would have ended in, but for jobs with compression,
-    where what was not sent yet is left out. `data` takes other data, `changes` any field of `LoraParams` that does not
-    say what the adapter is, and `seed`, `precision`, `look_ahead`. Raises `JobRefused`, and `ResultUnproven` where what
-    is settled does not hold.
+    where what was not sent yet is left out, and jobs whose rounds do not wait for everybody. Where nodes decided what
+    rounds take those that can be reached at submission do. `data` takes other data, `changes` any field of `LoraParams`
+    that does not say what the adapter is, and `seed`, `precision`, `look_ahead`. Raises `JobRefused`, and
+    `ResultUnproven` where what is settled does not hold.
     """
     found = client.rounds(JobId(job))
     number = found.last if round is None else round
@@ -128,6 +137,7 @@ def go_on(
         look_ahead=changes.get("look_ahead", manifest.look_ahead),
         chat_template=chat_template,
         split=data is not None and "shard_by" not in changes,
+        lacks_voters="closing" not in changes and after.closing is not None and bool(after.closing.voters),
     )
 
 

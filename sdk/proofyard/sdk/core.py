@@ -27,6 +27,7 @@ from proofyard.protocol.types import Address, BatchId, Cid, JobId, Wei
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.sdk import packaging, preparing
 from proofyard.sdk.bounds import Limits, Timeout
+from proofyard.sdk.continuing import ContinuedJob
 from proofyard.sdk.destinations import require_free
 from proofyard.sdk.errors import (
     ClientClosed,
@@ -171,8 +172,8 @@ class AsyncClient:
         chain = self.chain
         sources = Sources(self._from_thread(self.peers.fetch), self._from_thread(self.result))
         check_offer(offer)
-        if isinstance(spec, LoraJob) and spec.rounds_by == "nodes" and not spec.voters:
-            spec = replace(spec, voters=await find_voters(chain, self.peers, "lora", self.timeout.answer))
+        if isinstance(spec, LoraJob | ContinuedJob) and spec.lacks_voters:
+            spec = spec.with_voters(await find_voters(chain, self.peers, "lora", self.timeout.answer))
 
         def work() -> Prepared:
             made = preparing.work_of(spec, self.store, sources, self.limits)
@@ -338,8 +339,11 @@ class AsyncClient:
         `JobRefused` for another kind of job."""
         batches = await self._standing(job)
         cid, manifest = await self._work(job)
+        closed = await closed_of(self.chain, self.peers.read, job, manifest)
         fetch, most = self._from_thread(self.peers.read), self.limits.result_bytes
-        return await asyncio.to_thread(settled_rounds, job, cid, manifest, batches, lambda cid: fetch(cid, most))
+        return await asyncio.to_thread(
+            settled_rounds, job, cid, manifest, batches, lambda cid: fetch(cid, most), closed
+        )
 
     async def _standing(self, job: JobId) -> list[Settled]:
         """The settled batches of a job."""

@@ -8,26 +8,30 @@ makes the same document again, and a false field shows.
 """
 
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from proofyard.artifacts.builder import cid_of_bytes
+from proofyard.protocol.closing import BPS
 from proofyard.protocol.codec import CidText, CodecError, Key, decode_json
-from proofyard.protocol.types import Cid
+from proofyard.protocol.types import Cid, TaskIndex
 from proofyard.sdk.errors import JobRefused, LineageFalse
 
 if TYPE_CHECKING:
     from proofyard.sdk.rounds import SettledRounds
+    from proofyard.workloads.lora_params import LoraParams
+    from proofyard.workloads.lora_rounds import Counted
 
 FILE = "lineage.json"
-VERSION = 1
+VERSION = 2
 MAX_LINEAGE_BYTES = 16 << 20
 
 Number = Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,77}\Z")]
 Hex32 = Annotated[str, Meta(pattern=r"\A0x[0-9a-f]{64}\Z")]
-Share = Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,17}/[1-9][0-9]{0,17}\Z")]
+Share = Annotated[str, Meta(pattern=r"\A(0|[1-9][0-9]{0,63})/[1-9][0-9]{0,63}\Z")]
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,11 +53,12 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one task handed over. `commitment` is the leaf that `node` signed, `share` the task's part in a mean, and
-    `factor` is below 1 where it was shortened for being longer than others."""
+    """What one task handed over, `late` rounds after its own. `commitment` is the leaf that `node` signed, `share` the
+    task's part in a mean, and `factor` is below 1 where it was shortened for being longer than others."""
 
     task: Annotated[int, Meta(ge=0)]
     shard: Annotated[int, Meta(ge=1)]
+    late: Annotated[int, Meta(ge=0)]
     node: Key
     commitment: Hex32
     result: CidText
@@ -78,7 +83,8 @@ class Settlement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RoundLineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Round `round` of `rounds` of a job, counted from 1. `state` is what it came to, from which the next one starts;
+    """Round `round` of `rounds` of a job, counted from 1. `decided`: by what deltas it took, those of all shards, those
+    in time by the chain, or those that nodes voted for. `state` is what it came to, from which the next one starts;
     `adapter` the same for whoever uses it, as `evaluate` jobs name it."""
 
     version: int
@@ -91,6 +97,7 @@ class RoundLineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rounds: Annotated[int, Meta(ge=1)]
     aggregation: str
     robust: str
+    decided: str
     start: Origin
     deltas: tuple[Delta, ...]
     settlements: tuple[Settlement, ...]
@@ -134,20 +141,22 @@ def lineage_of(rounds: "SettledRounds", network: Network, first: Origin) -> list
 
 def _round(rounds: "SettledRounds", network: Network, number: int, start: Origin) -> RoundLineage:
     manifest, params, tasks = rounds.manifest, rounds.params, rounds.tasks(number)
-    total = sum(params.shares)
+    counted = rounds.counted(number)
+    shares = _shares(params, counted)
     deltas = [
         Delta(
             task=task,
-            shard=shard + 1,
+            shard=task % params.workers + 1,
+            late=counted[task].late,
             node=found.commitment.node,
             commitment=f"0x{found.commitment.struct_hash().hex()}",
             result=found.commitment.result,
             work_units=found.commitment.work_units,
-            share=f"{params.shares[shard]}/{total}",
-            factor=factor,
+            share=f"{shares[task].numerator}/{shares[task].denominator}",
+            factor=counted[task].factor,
             batch=str(found.settled.event.batch),
         )
-        for shard, (task, factor) in enumerate(zip(tasks, rounds.factors(number), strict=True))
+        for task in tasks
         for found in (rounds.done[task],)
     ]
     batches = {found.settled.event.batch: found.settled.event for found in map(rounds.done.__getitem__, tasks)}
@@ -175,12 +184,20 @@ def _round(rounds: "SettledRounds", network: Network, number: int, start: Origin
         rounds=params.rounds,
         aggregation=params.aggregation,
         robust=params.robust,
+        decided="all" if params.closing is None else "votes" if params.closing.voters else "times",
         start=start,
         deltas=tuple(deltas),
         settlements=tuple(settlements),
         state=rounds.state_after(number),
         adapter=rounds.adapter_cid(number),
     )
+
+
+def _shares(params: "LoraParams", counted: Mapping[TaskIndex, "Counted"]) -> dict[TaskIndex, Fraction]:
+    """Each delta's part in a mean: its work, by the discount for each round that it is late, of all of that."""
+    kept = Fraction(BPS if params.closing is None else params.closing.discount_bps, BPS)
+    weights = {task: each.work * kept**each.late for task, each in counted.items()}
+    return {task: weight / sum(weights.values()) for task, weight in weights.items()}
 
 
 def require_true(said: RoundLineage, true: RoundLineage) -> None:

@@ -1,7 +1,7 @@
 """The rounds of a `lora` job as they were settled: what each started from, whose deltas it took, and what it came to.
 
 All of it follows from the chain, from records that validate, and from the results that these name; no verifier is
-asked. A job need not be done for it, or be open: a round counts once all of its tasks are accepted.
+asked. A job need not be done for it, or be open: a round counts once everything that it took is accepted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proofyard.artifacts.builder import cid_of_bytes
-from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.closing import ClosedRound, rested_on, sets_of
+from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid, JobId, TaskIndex
 from proofyard.sdk.errors import JobRefused, ResultIncomplete
 from proofyard.sdk.results import Accepted, accepted_in, check_chain
 from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.lora_export import export_adapter
 from proofyard.workloads.lora_params import LoraParams, read_params
-from proofyard.workloads.lora_rounds import Start, encode_start, shortened, start_of_round, whole_adapter
+from proofyard.workloads.lora_rounds import Counted, Start, counted, encode_start, start_of_round, whole_adapter
+from proofyard.workloads.lora_sets import whole, whole_rounds
+from proofyard.workloads.lora_tensors import key_rounds
 from proofyard.workloads.peft_folder import canonical
 from proofyard.workloads.state import Array
-from proofyard.workloads.workload import rounds_of, task_graph
+from proofyard.workloads.workload import task_graph
 
 if TYPE_CHECKING:
     from proofyard.disputes.settled import Settled
@@ -32,28 +35,28 @@ Read = Callable[[Cid], bytes]
 @dataclass(frozen=True)
 class SettledRounds:
     """The rounds of a job that are settled whole, from `params.begun` + 1 up to `last`, which is `params.begun` where
-    none is. `manifest_cid` is what the chain names."""
+    none is. `manifest_cid` is what the chain names, `sets` are the tasks whose deltas each round took."""
 
     job: JobId
     manifest_cid: Cid
     manifest: Manifest
     params: LoraParams
-    graph: Sequence[TaskSpec]
+    sets: Sequence[Sequence[TaskIndex]]
     done: Mapping[TaskIndex, Accepted]
     last: int
     read: Read
 
-    def tasks(self, number: int) -> list[TaskIndex]:
-        """Those of round `number`, counted from 1, in the order of the shards."""
-        first = (number - 1 - self.params.begun) * self.params.workers
-        return [TaskIndex(first + shard) for shard in range(self.params.workers)]
+    def tasks(self, number: int) -> Sequence[TaskIndex]:
+        """Those whose deltas round `number`, counted from 1, took: one of each shard where rounds wait for all."""
+        return self.sets[number - 1 - self.params.begun]
 
     def start_after(self, number: int) -> Start:
         """What round `number` came to: the start of the one after it. That of round `params.begun` is what the job
         itself begins with. Raises `JobRefused` for a round that is not settled."""
         if number == self.params.begun:
             return start_of_round(self.params, self.manifest.seed, (), number, self._begins())
-        return start_of_round(self.params, self.manifest.seed, self._results(number), number)
+        tasks = self._rested_on(number)
+        return start_of_round(self.params, self.manifest.seed, self._results(tasks), number, tasks=tasks)
 
     def state_after(self, number: int) -> Cid:
         """The artifact that `start_after` is."""
@@ -67,9 +70,10 @@ class SettledRounds:
         """The artifact by which an `evaluate` job names the adapter after a round."""
         return cid_of_bytes(canonical(self.adapter_after(number)))
 
-    def factors(self, number: int) -> list[float]:
-        """By how much less the delta of each shard of a round counts because it was longer than others; 1 for most."""
-        return shortened(self.params, self.manifest.seed, self._results(number), number)
+    def counted(self, number: int) -> dict[TaskIndex, Counted]:
+        """How each delta counts that a round took."""
+        tasks = self._rested_on(number)
+        return counted(self.params, self.manifest.seed, self._results(tasks), number, tasks=tasks)
 
     def export(self, number: int, dest: Path) -> Path:
         """The adapter after a round as PEFT loads it, under the CID of its model."""
@@ -85,36 +89,41 @@ class SettledRounds:
         settled = f"its last one is {self.last}" if self.last > self.params.begun else "none of its rounds is"
         raise JobRefused(f"round: round {number} of job {self.job} is not settled whole; {settled}")
 
-    def _results(self, number: int) -> list[bytes]:
-        """What the round after `number` rests on."""
-        self.require(number)
-        return [self.read(self.done[task].commitment.result) for task in self._rested_on(number)]
+    def _results(self, tasks: Sequence[TaskIndex]) -> list[bytes]:
+        return [self.read(self.done[task].commitment.result) for task in tasks]
 
     def _rested_on(self, number: int) -> Sequence[TaskIndex]:
-        if number == self.params.rounds:
-            return WORKLOAD.finals(self.manifest)
-        return self.graph[self.tasks(number + 1)[0]].deps
+        """What the round after `number` rests on. Raises as `require` does."""
+        self.require(number)
+        if self.params.closing is None:
+            return whole_rounds(self.params, number)
+        return rested_on(self.sets, number - self.params.begun, key_rounds(self.params))
 
     def _begins(self) -> bytes:
         return b"" if self.manifest.adapter is None else self.read(self.manifest.adapter)
 
 
-def settled_rounds(job: JobId, cid: Cid, manifest: Manifest, batches: Sequence["Settled"], read: Read) -> SettledRounds:
-    """The rounds of a job that its settled batches hold whole. Raises `ResultUnproven` for batches that do not hold,
-    and `JobRefused` for a job without rounds."""
+def settled_rounds(
+    job: JobId,
+    cid: Cid,
+    manifest: Manifest,
+    batches: Sequence["Settled"],
+    read: Read,
+    closed: Sequence[ClosedRound] = (),
+) -> SettledRounds:
+    """The rounds of a job that its settled batches hold whole; `closed`: those that are, where they close by rules.
+    Raises `ResultUnproven` for batches that do not hold, and `JobRefused` for a job without rounds."""
     if manifest.workload != WORKLOAD.name:
         raise JobRefused(f"job {job}: is one of {manifest.workload}; jobs of lora have rounds")
-    if rounds_of(WORKLOAD, manifest) is not None:
-        raise JobRefused(
-            f"job {job}: has rounds that do not wait for everybody; its result is told, single rounds are not"
-        )
-    graph, params, done = task_graph(WORKLOAD, manifest), read_params(manifest), accepted_in(job, batches)
+    graph, params, done = task_graph(WORKLOAD, manifest, closed), read_params(manifest), accepted_in(job, batches)
+    every = [whole(params, number) for number in range(params.begun, params.rounds)]
+    sets = sets_of(closed) if params.closing else every
     commitments = {task: each.commitment for task, each in done.items()}
     last = params.begun
-    for first in range(0, len(graph), params.workers):
+    for taken in sets:
         try:
-            check_chain(job, cid, graph[first : first + params.workers], commitments)
+            check_chain(job, cid, [graph[task] for task in taken], commitments)
         except ResultIncomplete:
             break
         last += 1
-    return SettledRounds(job, cid, manifest, params, graph, done, last, read)
+    return SettledRounds(job, cid, manifest, params, sets, done, last, read)

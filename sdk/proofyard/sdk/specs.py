@@ -175,6 +175,15 @@ class LoraJob:
         )
         return executable(manifest, self.model, None if local_name(self.data) else self.data)
 
+    @property
+    def lacks_voters(self) -> bool:
+        """Whether those who decide are still to be found."""
+        return self.rounds_by == "nodes" and not self.voters
+
+    def with_voters(self, voters: tuple[Voter, ...]) -> "LoraJob":
+        """The same job, whose rounds these decide."""
+        return replace(self, voters=voters)
+
     def _closing(self) -> dict[str, Any] | None:
         """By which rules its rounds close, with those who decide."""
         if self.rounds_by == "chain":

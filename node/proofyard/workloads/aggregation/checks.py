@@ -72,11 +72,6 @@ def _check_closing(params: "LoraParams") -> None:
         check_closing(params.closing, params.workers)
     except ClosingRefused as error:
         raise ManifestRefused("params.closing", f"cannot be: {error}") from None
-    if params.begins:
-        raise ManifestRefused(
-            "params.closing",
-            "is given with begins: a job that goes on from a round waits for all shards; leave one out",
-        )
     if params.merges:
         raise ManifestRefused(
             "params.closing",
