@@ -9,9 +9,10 @@ called in the child process of an `Executor`, and imports what it needs there.
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol, cast
 
 import msgspec
@@ -315,6 +316,25 @@ def carries(workload: Workload, manifest: Manifest) -> bool:
 def begins(workload: Workload, manifest: Manifest, task: TaskSpec) -> bool:
     """Whether a task's first state is made from the manifest's adapter."""
     return hasattr(workload, "begins") and cast(BeginningWorkload, workload).begins(manifest, task)
+
+
+def first_state(
+    workload: Workload,
+    manifest: Manifest,
+    task: TaskSpec,
+    results: Sequence[bytes],
+    carried: Sequence[bytes] = (),
+    adapter: bytes | None = None,
+) -> bytes:
+    """A task's first state, without executing anything: of the results that it rests on, what these name
+    (`carried_by`), and the manifest's adapter where it `begins` with that. Raises `StateRefused`, `InputRefused`."""
+    given = Inputs(results=tuple(results), carried=tuple(carried))
+    if adapter is None:
+        return workload.initial_state(manifest, task, given)
+    with TemporaryDirectory(prefix="proofyard-start-") as folder:
+        file = Path(folder) / "adapter"
+        file.write_bytes(adapter)
+        return workload.initial_state(manifest, task, replace(given, adapter=file))
 
 
 def local_data(workload: Workload, manifest: Manifest) -> LocalData | None:

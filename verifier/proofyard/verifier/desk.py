@@ -6,11 +6,9 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 from sqlalchemy import func, select
@@ -88,7 +86,7 @@ from proofyard.verifier.publications import OVER, Publications
 from proofyard.verifier.standing import active_node, joined, leave
 from proofyard.verifier.store.tables import TABLES
 from proofyard.workloads.errors import StateRefused
-from proofyard.workloads.workload import Inputs, Workload, begins, carried_by, carries, require_size, rounds_of
+from proofyard.workloads.workload import Workload, begins, carried_by, carries, first_state, require_size, rounds_of
 
 logger = logging.getLogger(__name__)
 
@@ -510,14 +508,9 @@ class Desk:
     ) -> Cid:
         """`named`: the artifacts that the inputs name, and that the first state is made from as well; `begins_with`:
         the manifest's adapter, where it is."""
-        make, store = self._context.workload(manifest).initial_state, self._context.store
-        given = Inputs(results=self._contents(inputs), carried=self._contents(named))
-        if begins_with is None:
-            return cid_of_bytes(make(manifest, spec, given))
-        with TemporaryDirectory(prefix="proofyard-start-") as folder:
-            adapter = Path(folder) / "adapter"
-            adapter.write_bytes(store.get_bytes(begins_with, max_bytes=MAX_STATE_BYTES))
-            return cid_of_bytes(make(manifest, spec, replace(given, adapter=adapter)))
+        start = self._contents((begins_with,))[0] if begins_with else None
+        given = self._contents(inputs), self._contents(named), start
+        return cid_of_bytes(first_state(self._context.workload(manifest), manifest, spec, *given))
 
     def _carried(self, manifest: Manifest, spec: TaskSpec, inputs: tuple[Cid, ...]) -> tuple[Cid, ...]:
         return carried_by(self._context.workload(manifest), manifest, spec, self._contents(inputs))

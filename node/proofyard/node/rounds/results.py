@@ -16,7 +16,7 @@ from proofyard.node.rounds.messages import ShowDelta, ShownDelta
 from proofyard.protocol.certificate import Delta
 from proofyard.protocol.types import Address, Cid, ProofyardError, TaskIndex
 from proofyard.transport import Connection
-from proofyard.workloads.workload import Inputs, carried_by, carries, load_workload
+from proofyard.workloads.workload import begins, carried_by, carries, first_state, load_workload
 
 logger = logging.getLogger("proofyard.node")
 
@@ -91,6 +91,8 @@ class Results:
         async with self._lines.setdefault(None if provider is None else provider.peer, asyncio.Lock()):
             for cid in (delta.result, shown.trace[-1]):
                 await fetch(self._store, cid, providers, max_bytes=most, within_s=WITHIN_S)
+            if start := self._begins_with(delta.task):
+                await fetch(self._store, start, providers, max_bytes=self._max_bytes, within_s=WITHIN_S)
             for cid in await asyncio.to_thread(self._carried, delta.task, most):
                 await fetch(self._store, cid, providers, max_bytes=most, within_s=WITHIN_S)
         async with self._turns:
@@ -118,6 +120,11 @@ class Results:
     def _most_bytes(self, task: TaskIndex) -> int:
         return min(self._max_bytes, self._workload.max_bytes(self._ballot.manifest, self._ballot.specs[task]))
 
+    def _begins_with(self, task: TaskIndex) -> Cid | None:
+        """The manifest's adapter, where a task's first state is made from that."""
+        manifest = self._ballot.manifest
+        return manifest.adapter if begins(self._workload, manifest, self._ballot.specs[task]) else None
+
     def _carried(self, task: TaskIndex, most: int) -> tuple[Cid, ...]:
         """What a task's first state is made from beside the results that it rests on: its worker had it."""
         manifest, spec = self._ballot.manifest, self._ballot.specs[task]
@@ -133,6 +140,7 @@ class Results:
         result, last = self._read_all((shown.commitment.result, shown.trace[-1]), most)
         self._workload.check_result(manifest, spec, result, last, shown.trace)
         results = self._read_all(self._ballot.rests_on[spec.index], most)
-        inputs = Inputs(results=results, carried=self._read_all(self._carried(spec.index, most), most))
-        if cid_of_bytes(self._workload.initial_state(manifest, spec, inputs)) != shown.trace[0]:
+        carried, start = self._read_all(self._carried(spec.index, most), most), self._begins_with(spec.index)
+        adapter = None if start is None else self._store.get_bytes(start, max_bytes=self._max_bytes)
+        if cid_of_bytes(first_state(self._workload, manifest, spec, results, carried, adapter)) != shown.trace[0]:
             raise DeltaRefused(f"the first state of task {spec.index} is not what it begins with")
