@@ -54,6 +54,7 @@ def resume(
     With nothing changed it ends in the bits that the other one would have ended in. Prints its number.
     """
     from proofyard.sdk import Offer, go_on
+    from proofyard.sdk.voters import told
 
     changes = parsed(parameters or [])
     if reserved := sorted(changes.keys() & {"round", "rounds", "model", "data"}):
@@ -74,6 +75,8 @@ def resume(
         assert begins
         more = spec.params.rounds - begins.round
         note(f"it goes on from round {begins.round} of job {job}, for {more} more")
+        if voters := told(prepared.manifest):
+            note(voters)
         note(f"into escrow: {format_credits(prepared.terms.escrow)}; what is not spent comes back")
         opened = client.open(prepared)
         if opened.found:
