@@ -19,7 +19,7 @@ from functools import partial
 
 from proofyard.artifacts.dag import BLOCK_COST, children_of, claimed_size
 from proofyard.artifacts.errors import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact, IpfsUnavailable
-from proofyard.artifacts.exchange import MAX_ASKED, BlockProvider, PeerBlocks
+from proofyard.artifacts.exchange import MAX_ASKED, MAX_BLOCKS, BlockProvider, PeerBlocks
 from proofyard.artifacts.store import BlockStore
 from proofyard.artifacts.walking import walk
 from proofyard.protocol.cid import DAG_PB, cid_codec
@@ -33,7 +33,7 @@ ATTEMPTS = 3
 RETRY_SECONDS = 0.2
 
 FIRST_BATCH = 2
-MAX_BATCH = 16
+MAX_BATCH = MAX_BLOCKS
 BATCH_SECONDS = 0.25
 """A request asks for as many blocks as the provider delivers in this time, so a slow one never holds up many."""
 

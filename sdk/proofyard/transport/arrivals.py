@@ -101,15 +101,16 @@ class Arrivals(QuicConnection):
             return first
         address = self._network_paths[0].addr
         rest = group[first:] if first else group
-        if any(sender != address for sender in {sender for _, sender in rest}):
-            rest = list(takewhile(lambda each: each[1] == address, rest))
-        datagrams = [data for data, _ in rest]
-        reader, at = self._reader(datagrams, masks[SAMPLE * first :]), 0
+        datagrams = [data for data, sender in rest if sender == address]
+        if len(datagrams) < len(rest):
+            datagrams = [data for data, _ in takewhile(lambda each: each[1] == address, rest)]
+        reader, at = self._reader(datagrams, masks[SAMPLE * first :] if first else masks), 0
         space, limit = self._spaces[Epoch.ONE_RTT], self._local_max_data
         while True:
             room = limit.value - limit.used
             run = reader.run(at, space.expected_packet_number, space.largest_received_packet, room, self._growing)
-            self._take_run(run, now)
+            if run.numbers:
+                self._take_run(run, now)
             at = run.at
             if run.left is None:
                 return first + at
@@ -146,9 +147,6 @@ class Arrivals(QuicConnection):
 
     def _take_run(self, run: Run, now: float) -> None:
         """Record packets of a run and give the streams what came."""
-        count = len(run.numbers)
-        if not count:
-            return
         for stream_id, following, data in run.grown:
             receiver = self._streams[stream_id].receiver
             receiver._buffer_start = receiver.highest_offset = following
@@ -157,8 +155,8 @@ class Arrivals(QuicConnection):
         self._spaces[Epoch.ONE_RTT].expected_packet_number = run.expected
         self._see(run.numbers[-1], run.bits)
         self._record(run.numbers, True, now)
-        self.payloads += count
-        self._eliciting += count
+        self.payloads += len(run.numbers)
+        self._eliciting += len(run.numbers)
 
     def _take_apart(self, number: int, bits: int, plain: bytes, now: float) -> bool:
         """A packet by itself, as aioquic goes on once it has decrypted one. False when it ended the connection."""

@@ -31,6 +31,7 @@ _TWO_BYTES, _FOUR_BYTES, _EIGHT_BYTES = 0x4000, 0x80000000, 0xC000000000000000
 
 _LARGEST_OF_FOUR = 1 << 30
 _LEAST_BULK = 1 + 8 + 6
+_NO_NUMBERS = range(0)
 
 Growing = Callable[[int], tuple[int, int] | None]
 """The byte that a stream lacks next, and the limit up to which the peer may send; None where it has gaps, or an end."""
@@ -117,6 +118,8 @@ class Sealer(Protocol):
 class PlainReader:
     """`Reader` packet by packet."""
 
+    __slots__ = ("_cid", "_datagrams", "_decrypt", "_iv", "_masks", "_usual")
+
     def __init__(self, aead: AEAD, datagrams: Sequence[bytes], masks: bytes, cid: bytes, usual: int) -> None:
         """`masks` has 16 bytes for each; headers are usual that have the bits `usual` and connection ID `cid`."""
         self._iv, self._decrypt = aead._iv, aead._aead.decrypt
@@ -128,8 +131,7 @@ class PlainReader:
         )  # fmt: skip
         number_at = 1 + len(cid)
         least = number_at + LONGEST_NUMBER + SAMPLE
-        run = _Growths(expected, largest, room, growing)
-        left = None
+        run = left = None
         while at < len(datagrams):
             data = datagrams[at]
             mask = masks[SAMPLE * at : SAMPLE * at + 1 + LONGEST_NUMBER]
@@ -139,18 +141,22 @@ class PlainReader:
             size = (bits & 3) + 1
             body = number_at + size
             shown = int.from_bytes(data[number_at:body], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
-            number = decode_packet_number(shown, 8 * size, run.expected)
+            number = decode_packet_number(shown, 8 * size, expected)
             header = bytes((bits,)) + cid + shown.to_bytes(size, "big")
             try:
                 plain = decrypt((iv ^ number).to_bytes(12, "big"), data[body:], header)
             except InvalidTag:
                 at += 1
                 continue
-            if not run.take(number, bits, plain):
-                left = number, bits, plain
-                break
-            at += 1
-        return run.ended(at, left)
+            if len(plain) >= _LEAST_BULK and plain[0] == _BULK:
+                run = run or _Growths(expected, largest, room, growing)
+                if run.take(number, bits, plain):
+                    expected = run.expected
+                    at += 1
+                    continue
+            left = number, bits, plain
+            break
+        return Run(at, _NO_NUMBERS, 0, expected, [], left) if run is None else run.ended(at, left)
 
 
 class _Growth:
@@ -174,10 +180,8 @@ class _Growths:
         self._start = self._stop = self._bits = 0
 
     def take(self, number: int, bits: int, plain: bytes) -> bool:
-        """Whether the packet is part of the run; nothing is changed where it is not."""
+        """Whether a packet that begins like bulk is part of the run; nothing is changed where it is not."""
         if number <= self._largest or (number != self._stop and self._stop > self._start):
-            return False
-        if len(plain) < _LEAST_BULK or plain[0] != _BULK:
             return False
         at = 1 + (1 << (plain[1] >> 6))
         stream = int.from_bytes(plain[1:at], "big") & (1 << 8 * (at - 1) - 2) - 1

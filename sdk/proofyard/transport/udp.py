@@ -74,8 +74,6 @@ class UdpSocket:
         """Whether IPv4 addresses appear as IPv6 ones to the kernel (RFC 4291 section 2.5.5.2)."""
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray(_LARGEST)
-        self._view = memoryview(self._buffer)
         self._queue: deque[Datagram] = deque(maxlen=MAX_QUEUED)
         self._blocked = False
         self._segmenting = offload and _enable(sock, _UDP_SEGMENT, 0)
@@ -198,11 +196,11 @@ class UdpSocket:
         for _ in range(BATCH):
             try:
                 if self._coalescing:
-                    size, ancillary, _, address = self._sock.recvmsg_into([self._buffer], _ANCILLARY)
-                    step = _segment_size(ancillary) or size
+                    data, ancillary, _, address = self._sock.recvmsg(_LARGEST, _ANCILLARY)
+                    step = _segment_size(ancillary) or len(data)
                 else:
-                    size, address = self._sock.recvfrom_into(self._buffer)
-                    step = size
+                    data, address = self._sock.recvfrom(_LARGEST)
+                    step = len(data)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
@@ -210,8 +208,7 @@ class UdpSocket:
                 continue
             if self._mapped and address[0].startswith(_MAPPED):
                 address = (address[0].removeprefix(_MAPPED), address[1])
-            data = bytes(self._view[:size])
-            batch += [(data[start : start + step], address) for start in range(0, size, step or 1)]
+            batch += [(data[start : start + step], address) for start in range(0, len(data), step or 1)]
         if batch:
             self._on_batch(batch)
 
