@@ -64,7 +64,8 @@ def answers(api: dict[str, Any]) -> str:
         return ""
     head = f"Of {api['requests']:,} answers of the API during `large` half came within {api['p50_ms']:.0f} ms; "
     pages = ", ".join(f"`{route}` {each:.0f}" for route, each in api["p95_ms_of"].items())
-    return head + f"{api['failed']} failed. 95th percentile by page, ms: {pages}.\n"
+    failed = "".join(f" ({count} of `{kind}`)" for kind, count in api["failures"].items())
+    return head + f"{api['failed']} failed{failed}. 95th percentile by page, ms: {pages}.\n"
 
 
 def bars(results: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import logging
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from functools import cached_property
@@ -43,18 +44,29 @@ START_AT_ONCE = 16
 
 
 class SharedChain(ChainClient):
-    """A reader of the chain for all nodes of the process: what one of them has just read is not read again."""
+    """A reader of the chain for all nodes of the process: what one of them has just read, or is reading, is not read
+    again."""
 
     @cached_property
     def _answers(self) -> dict[Any, tuple[float, Any]]:
         return {}
 
+    @cached_property
+    def _turn(self) -> threading.RLock:
+        return threading.RLock()
+
     def _once(self, name: str, *args: Any) -> Any:
-        at, answer = self._answers.get((name, args), (float("-inf"), None))
-        if at < time.monotonic() - SHARED_S:
-            answer = getattr(super(), name)(*args)
-            self._answers[name, args] = (time.monotonic(), answer)
-        return answer
+        found = self._fresh(name, *args)
+        if found is None:
+            with self._turn:
+                found = self._fresh(name, *args)
+                if found is None:
+                    found = self._answers[name, args] = (time.monotonic(), getattr(super(), name)(*args))
+        return found[1]
+
+    def _fresh(self, name: str, *args: Any) -> tuple[float, Any] | None:
+        found = self._answers.get((name, args))
+        return found if found is not None and found[0] >= time.monotonic() - SHARED_S else None
 
     def operator_of(self, *args: Any) -> Any:
         return self._once("operator_of", *args)

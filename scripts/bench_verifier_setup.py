@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -40,10 +41,11 @@ STAKE = Wei(1_000_000 * CREDIT)
 POLL_S = 0.25
 CLIENT_PAUSE_S = 1.0
 """Between two requests of one client of the API: what a dashboard does."""
+FIRST_TASK = "/v1/jobs/{job}/tasks/1"
 ROUTES = (
     *("/health", "/ready", "/metrics", "/v1/status", "/v1/jobs", "/v1/jobs/{job}", "/v1/jobs/{job}/tasks"),
     *("/v1/jobs/{job}/works", "/v1/jobs/{job}/audits", "/v1/jobs/{job}/log", "/v1/jobs/{job}/explain"),
-    *("/v1/jobs/{job}/tasks/1", "/v1/jobs/{job}/tasks/1/explain", "/v1/nodes", "/v1/batches", "/v1/faults"),
+    *(FIRST_TASK, "/v1/jobs/{job}/tasks/1/explain", "/v1/nodes", "/v1/batches", "/v1/faults"),
     "/v1/disputes",
 )
 
@@ -328,7 +330,8 @@ class Dashboards:
         self._url, self._clients = url, clients
         self._routes = [route.format(job=job) for route in ROUTES]
         self.seconds: dict[str, list[float]] = {route: [] for route in ROUTES}
-        self.failed = 0
+        self.failures: Counter[str] = Counter()
+        """What came instead of an answer, by page. 503 is an answer: too much is asked, or it is not ready."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -347,7 +350,8 @@ class Dashboards:
         every = [each for times in self.seconds.values() for each in times]
         return {
             "requests": len(every),
-            "failed": self.failed,
+            "failed": self.failures.total(),
+            "failures": dict(self.failures.most_common()),
             "p50_ms": _quantile_ms(every, 50),
             "p95_ms": _quantile_ms(every, 95),
             "p95_ms_of": {route: _quantile_ms(times, 95) for route, times in self.seconds.items()},
@@ -356,7 +360,17 @@ class Dashboards:
     async def _run(self) -> None:
         limits = httpx.Limits(max_connections=self._clients, max_keepalive_connections=self._clients)
         async with httpx.AsyncClient(base_url=self._url, limits=limits, timeout=60) as api:
+            if self._clients:
+                await self._until_known(api)
             await asyncio.gather(*(self._ask(api, number) for number in range(self._clients)))
+
+    async def _until_known(self, api: httpx.AsyncClient) -> None:
+        """Until the verifier has read the block that opened the job: before, pages of it are not found."""
+        while not self._stop.is_set():
+            answer = await api.get(self._routes[ROUTES.index(FIRST_TASK)])
+            if answer.status_code != 404:
+                return
+            await asyncio.sleep(POLL_S)
 
     async def _ask(self, api: httpx.AsyncClient, number: int) -> None:
         await asyncio.sleep(CLIENT_PAUSE_S * number / self._clients)
@@ -365,9 +379,10 @@ class Dashboards:
             start, at = time.monotonic(), turn % len(ROUTES)
             try:
                 answer = await api.get(self._routes[at])
-                self.failed += answer.status_code not in (200, 503)
-            except httpx.TransportError:
-                self.failed += 1
+                if answer.status_code not in (200, 503):
+                    self.failures[f"{ROUTES[at]}: {answer.status_code}"] += 1
+            except httpx.TransportError as error:
+                self.failures[f"{ROUTES[at]}: {type(error).__name__} {error}"] += 1
             self.seconds[ROUTES[at]].append(time.monotonic() - start)
             turn += 1
             await asyncio.sleep(CLIENT_PAUSE_S)

@@ -128,9 +128,10 @@ def test_whatever_a_file_may_be_called_comes_back(store, tmp_path, name, link):
 
 @pytest.mark.parametrize("put", ["put_file", "put_directory", "link_file", "link_directory"])
 @pytest.mark.parametrize("change", ["grows", "shrinks", "is written to"])
-def test_what_changes_while_it_is_read_is_refused(store, folder, put, change):
+@pytest.mark.parametrize("size", [10, 3 << 18])
+def test_what_changes_while_it_is_read_is_refused(store, folder, put, change, size):
     file = folder / "file"
-    file.write_bytes(bytes(3 << 18))
+    file.write_bytes(bytes(size))
 
     def meddle(_read):
         with file.open("r+b") as stream:

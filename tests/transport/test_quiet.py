@@ -10,8 +10,8 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from proofyard.transport import DeadlineExceeded
-from proofyard.transport.link import Link
-from proofyard.transport.quic import PeerQuic
+from proofyard.transport.link import EARLY_S, Link
+from proofyard.transport.quic import KEEP_ALIVE, KEEP_ALIVE_NEAR, PeerQuic
 from proofyard.transport.udp import UdpSocket
 
 
@@ -122,3 +122,37 @@ async def test_an_idle_endpoint_sleeps_until_its_ping_is_due_and_looks_after_wha
     looked.clear()
     await asyncio.sleep(0.5)
     assert not looked, "nothing wakes what is idle"
+
+
+async def test_a_silent_connection_is_pinged_by_who_made_it(peer, monkeypatch):
+    monkeypatch.setattr("proofyard.transport.link.KEEP_ALIVE_NEAR", 0.05)
+    monkeypatch.setattr("proofyard.transport.endpoint.KEEP_ALIVE", 0.05)
+    pinged = []
+    ping = Link.ping
+    monkeypatch.setattr(Link, "ping", lambda self: pinged.append(self) or ping(self))
+    forth, back = await connected(peer)
+    async with asyncio.timeout(60):
+        while len(pinged) < 3:
+            await asyncio.sleep(0.05)
+    assert set(pinged) == {forth._link}
+    assert not back.closed.is_set()
+
+
+async def test_what_is_heard_needs_no_ping_and_what_is_far_needs_it_sooner(peer, monkeypatch):
+    forth, _ = await connected(peer)
+    before = forth._link.ping_at
+    assert before == forth._link.heard_at + KEEP_ALIVE_NEAR
+    await asyncio.sleep(0.01)
+    await forth.request(Ask(), reply=Told)
+    assert forth._link.ping_at == forth._link.heard_at + KEEP_ALIVE_NEAR > before
+    monkeypatch.setattr(Link, "address", ("198.51.100.7", 4433))
+    assert forth._link.ping_at == forth._link.heard_at + KEEP_ALIVE
+
+
+async def test_a_timer_for_what_was_acknowledged_wakes_nobody(peer):
+    forth, _ = await connected(peer)
+    await forth.request(Ask(), reply=Told)
+    async with asyncio.timeout(60):
+        while forth._link.is_busy() or forth._link.quic.get_timer() < asyncio.get_running_loop().time() + EARLY_S:
+            await asyncio.sleep(0.01)
+    assert forth._link._timer.when() > asyncio.get_running_loop().time() + EARLY_S

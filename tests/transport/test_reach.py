@@ -17,6 +17,7 @@ from proofyard.transport.reach import (
     exposure,
     has_ipv6,
     is_dialled_from_elsewhere,
+    is_near,
     listening_host,
     listening_port,
     split_endpoint,
@@ -228,6 +229,20 @@ async def test_nobody_comes_in_by_the_socket_that_only_dials(peer):
     with pytest.raises(PeerUnreachable):
         await stranger.connect("::1", dialling.address[1], timeout=1)
     assert len(client.connections) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [
+        *(("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("fe80::1%eth0", True), ("fd00::7", True)),
+        *(("10.1.2.3", True), ("172.31.0.1", True), ("192.168.1.5", True), ("::ffff:192.168.1.5", True)),
+        *(("172.32.0.1", False), ("203.0.113.5", False), ("2001:db8::1", False)),
+        # Behind a provider's router, and behind a relay.
+        *(("100.64.0.1", False), ("100::5", False)),
+    ],
+)
+def test_what_is_near_has_no_router_in_between_that_forgets(host, near):
+    assert is_near(host) == near
 
 
 async def test_a_second_process_of_a_wallet_finds_the_first(peer, new_identity):

@@ -129,11 +129,11 @@ class Counter:
                 rows.append(Work(job=JobId(1), task=spec.index, attempt=1, node=who, owner=Address("0xO")))
         return rows
 
-    async def begin(self, *more: Row, **changes: Any) -> None:
+    async def begin(self, *more: Row, follow: bool = True, **changes: Any) -> None:
         """A job is running, and three tasks are the node's."""
         self.chain.taken[self.add_job()] = self.chain.seats[0].id
         await self.verifier.put(self.job_row(**changes), *self.task_rows(), *more)
-        self.verifier.start()
+        self.verifier.start(follow=follow)
         await self.verifier.runner.tell_all([])
 
     def submission(self, task: int = 0, *, signer: Wallet | None = None, **changes: Any) -> SubmitCommitment:
@@ -471,7 +471,7 @@ async def test_who_submits_what_is_not_its_own_is_banned_without_a_signature_bei
 
 @pytest.mark.parametrize(
     ("session", "silent_s", "closed", "proceeds"),
-    [("b", 0.0, False, False), ("a", 0.0, False, True), ("b", 20.0, False, True), ("b", 0.0, True, True)],
+    [("b", 0.0, False, False), ("a", 0.0, False, True), ("b", 30.0, False, True), ("b", 0.0, True, True)],
     ids=["runs already", "was restarted on its files", "fell silent", "is gone"],
 )
 async def test_a_wallet_has_one_session_and_the_second_is_told_where_the_first_runs(
@@ -687,7 +687,8 @@ async def test_no_receipt_is_signed_for_a_job_before_it_is_this_verifiers_on_cha
 ) -> None:
     """Its tasks are given out while it is being taken; the node comes again in a moment."""
     monkeypatch.setattr(jobs, "taken", lambda *_, **__: None)
-    await counter.begin(taken_block=0, state=JobState.TAKING)
+    monkeypatch.setattr(desk_module, "HELD_BACK_S", 0.01)
+    await counter.begin(follow=False, taken_block=0, state=JobState.TAKING)
     row, work = counter.verifier.rows.jobs[JobId(1)], counter.submission(0)
     for _ in range(10):
         refusal = await counter.refusal(work)
@@ -700,6 +701,27 @@ async def test_no_receipt_is_signed_for_a_job_before_it_is_this_verifiers_on_cha
     receipt = await counter.receipt(work)
     row.taken_block = 0
     assert await counter.receipt(work) == receipt, "what was promised stays so"
+
+
+async def test_what_is_handed_in_early_is_answered_once_it_can_be_promised(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One message of a node: what else it hands in meanwhile it is told to hand in again."""
+    monkeypatch.setattr(desk_module, "HELD_BACK_S", 60.0)
+    counter.context.settings.receipt_blocks = 2
+    await counter.begin(follow=False, taken_block=7)
+    counter.context.saw_block(7, 1)
+    early = asyncio.create_task(counter.receipt(counter.submission(0)))
+    async with asyncio.timeout(60):
+        while not counter.desk._held_back:
+            await asyncio.sleep(0.01)
+    assert (await counter.refusal(counter.submission(1))).code == "busy"
+    counter.context.saw_block(8, 2)
+    await asyncio.sleep(0.01)
+    assert not early.done()
+    counter.context.saw_block(9, 3)
+    assert (await early).job == JobId(1)
+    assert not counter.desk._held_back
 
 
 async def test_a_finished_jobs_batches_are_counted_when_they_have_left_the_memory(counter: Counter) -> None:

@@ -8,7 +8,7 @@ from proofyard.protocol.types import Address
 from proofyard.verifier import mail
 from proofyard.verifier.mail import Mail
 
-HERE, THERE = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8"), Address("0x" + "11" * 20)
+HERE = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
 
 
 async def test_all_of_a_kind_goes_to_who_asked_first_and_all_kinds_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,15 +38,44 @@ async def test_what_nobody_waits_for_any_more_keeps_nothing_back() -> None:
     assert await post.collect(HERE, "tasks", [2]) == [2]
 
 
-async def test_the_more_nodes_something_waits_for_the_longer_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mail, "LINGER_S", 0.01)
-    monkeypatch.setattr(mail, "NODES_PER_S", 4.0)
-    post, start = Mail(), asyncio.get_running_loop().time()
+async def seconds(post: Mail, count: int, kind: str = "tasks") -> list[float]:
+    """How long something for each of so many nodes waits that comes at one moment."""
+    start = asyncio.get_running_loop().time()
 
-    async def seconds(node: Address) -> float:
-        await post.collect(node, "tasks", [1])
+    async def one(number: int) -> float:
+        await post.collect(Address(f"0x{number:040x}"), kind, [1])
         return asyncio.get_running_loop().time() - start
 
-    found = await asyncio.gather(seconds(HERE), seconds(THERE))
+    return await asyncio.gather(*map(one, range(count)))
+
+
+async def test_what_is_for_many_nodes_leaves_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LINGER_S": 0.01, "NODES_PER_S": 4.0, "SAVED_S": 0.0}.items():
+        monkeypatch.setattr(mail, name, value)
+    found = await seconds(Mail(), 2)
     assert 0.25 <= found[0] < found[1]
     assert found[1] >= 0.5
+
+
+async def test_after_a_quiet_time_some_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LINGER_S": 0.01, "NODES_PER_S": 0.5, "SAVED_S": 4.0}.items():
+        monkeypatch.setattr(mail, name, value)
+    found = await seconds(Mail(), 3)
+    assert found[1] < 2 <= found[2]
+
+
+async def test_audits_wait_for_more_of_them_but_no_longer_than_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LINGER_S": 0.01, "NODES_PER_S": 1.0, "SOON_S": 1.5}.items():
+        monkeypatch.setattr(mail, name, value)
+    one, *_, four = await seconds(Mail(), 4, "audits")
+    assert one >= 0.95
+    assert 1.45 <= four < 4.0
+
+
+async def test_nothing_waits_longer_than_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LINGER_S": 0.01, "MOST_LINGER_S": 0.5, "NODES_PER_S": 0.1, "SAVED_S": 0.0}.items():
+        monkeypatch.setattr(mail, name, value)
+    post = Mail()
+    async with asyncio.timeout(30):
+        await seconds(post, 3)
+        await seconds(post, 3)

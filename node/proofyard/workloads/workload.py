@@ -288,12 +288,11 @@ def all_tasks(workload: Workload, manifest: Manifest) -> tuple[TaskSpec, ...]:
     if not 0 < len(tasks) <= MAX_TASKS:
         raise ManifestRefused("params", f"make {len(tasks)} tasks, there must be 1 to {MAX_TASKS}")
     for number, task in enumerate(tasks):
-        if task.index != number or any(not 0 <= dep < number for dep in task.deps):
+        deps = task.deps
+        if task.index != number or (deps and not 0 <= min(deps) <= max(deps) < number):
             raise ManifestRefused("params", f"make task {number} depend on what does not come before it")
-        if len(task.deps) > MAX_DEPS:
-            raise ManifestRefused(
-                "params", f"make task {number} depend on {len(task.deps)} results, at most {MAX_DEPS} fit"
-            )
+        if len(deps) > MAX_DEPS:
+            raise ManifestRefused("params", f"make task {number} depend on {len(deps)} results, at most {MAX_DEPS} fit")
     return tasks
 
 

@@ -23,6 +23,9 @@ MAX_SMALL_BYTES = 4096
 AT_ONCE = 64
 """Blocks of one statement; each is four values in it."""
 
+WAL_PAGES = 4000
+"""So many pages are written ahead before they are moved to the file itself; a page has 4 KiB. CIDs are spread evenly:
+nearly every block is on another page, and what is moved less often is moved for several of them."""
 BUSY_S = 30.0
 """How long another process that writes is waited for."""
 SCHEMA = "create table if not exists blocks (cid blob primary key, size integer, at real, data blob)"
@@ -36,7 +39,8 @@ class SmallBlocks:
         with self._mapped():
             self._db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
             # Written ahead, and synced by `sync` alone, which syncs what was written ahead.
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "user_version=1"):
+            pragmas = ("journal_mode=WAL", "synchronous=NORMAL", f"wal_autocheckpoint={WAL_PAGES}", "user_version=1")
+            for pragma in pragmas:
                 self._db.execute(f"pragma {pragma}")
             self._db.execute(SCHEMA)
             self._wal = os.open(f"{path}-wal", os.O_RDONLY)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proofyard.artifacts import dag
-from proofyard.artifacts.builder import PutBlock, Readable, build_file, build_tree
+from proofyard.artifacts.builder import CHUNK_BYTES, PutBlock, Readable, build_file, build_tree
 from proofyard.artifacts.errors import (
     ArtifactTooLarge,
     BlockMissing,
@@ -41,7 +41,7 @@ from proofyard.artifacts.small import MAX_SMALL_BYTES, SmallBlocks
 from proofyard.artifacts.source import Source, scan
 from proofyard.artifacts.unixfs import MAX_BLOCK_BYTES, Link
 from proofyard.artifacts.walking import checked
-from proofyard.protocol.cid import RAW, CidError, cid_bytes, cid_codec, cid_digest
+from proofyard.protocol.cid import RAW, CidError, cid_bytes, cid_codec, cid_digest, raw_cid
 from proofyard.protocol.codec import CodecError, decode, encode
 from proofyard.protocol.types import Cid
 
@@ -498,7 +498,12 @@ class BlockStore:
             put(cid, data)
             on_read(len(data))
 
-        with _reading(path) as (source, _):
+        with _reading(path) as (source, state):
+            if state.st_size < CHUNK_BYTES:
+                data = source.read(CHUNK_BYTES)
+                cid = raw_cid(data)
+                put_leaf(cid, data)
+                return Link(cid, name, len(data))
             return build_file(source, put_leaf, put, name)
 
     def _link(self, path: Path, on_read: OnRead, *, follow: bool = False) -> Cid:
@@ -588,11 +593,12 @@ def _reading(path: Path) -> Iterator[tuple[Readable, os.stat_result]]:
 class _Measured:
     """A file of which no more is read than it had: one that grows as fast as it is read would have no end."""
 
-    def __init__(self, source: io.BufferedReader, path: Path, size: int) -> None:
+    def __init__(self, source: io.FileIO, path: Path, size: int) -> None:
         self._source, self._path, self._left = source, path, size
 
     def read(self, count: int) -> bytes:
-        data = self._source.read(count)
+        # What is asked for is memory that is taken first, and chunks are much larger than most files.
+        data = self._source.read(min(count, self._left + 1))
         self._left -= len(data)
         if self._left < 0:
             raise _changing(self._path)
@@ -603,8 +609,8 @@ def _changing(path: Path) -> SourceUnusable:
     return SourceUnusable(path, "changes while it is read; put it again once nobody writes to it")
 
 
-def _open(path: Path) -> io.BufferedReader:
+def _open(path: Path) -> io.FileIO:
     try:
-        return path.open("rb")
+        return io.FileIO(path)
     except OSError as error:
         raise SourceUnusable(path, f"cannot be read: {error.strerror or error}") from None

@@ -22,8 +22,9 @@ logger = logging.getLogger("proofyard.chain")
 
 MAX_MESSAGE_BYTES = 1 << 20
 ANSWER_S = 10.0
-PING_S = 30.0
-"""Between two pings on a websocket; one that is not answered ends it."""
+PING_S = 50.0
+"""Between two pings on a websocket; one that is not answered ends it. Each wakes an idle node; proxies in front of an
+endpoint give up what is silent for a minute."""
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 300.0
 
 

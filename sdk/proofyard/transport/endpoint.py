@@ -645,28 +645,33 @@ class Endpoint:
     # Housekeeping
 
     async def _keep_alive(self) -> None:
-        """Ping whom this peer has dialled every so often, and at once who may no longer be reached, or reach us: a
+        """Ping whom this peer has dialled and does not hear, and at once who may no longer be reached, or reach us: a
         router that gives this machine another address tells nobody."""
-        pinged_at = self._now()
         while True:
-            if not any(link.is_busy() for link in self._open):
-                await self._until_stirred(pinged_at + KEEP_ALIVE - LOOK_S - self._now())
-            await asyncio.sleep(LOOK_S)
-            due = self._now() - pinged_at >= KEEP_ALIVE
-            pinged_at = self._now() if due else pinged_at
+            if any(link.is_busy() for link in self._open) or await self._is_stirred(self._next_ping()):
+                await asyncio.sleep(LOOK_S)
+            now = self._now()
             for link, connection in list(self._open.items()):
                 stalled = link.is_stalled()
-                if connection is not None and (stalled or (due and connection.is_client)):
+                if connection is not None and (stalled or (connection.is_client and link.ping_at <= now + LOOK_S)):
                     link.ping()
                 if connection is not None and stalled:
                     self._ways.stalled(connection)
 
-    async def _until_stirred(self, seconds: float) -> None:
-        """Until there is a request, but no longer: an idle peer is woken by nothing else."""
+    def _next_ping(self) -> float:
+        """When the next of them needs one, by the loop's clock, if none of them is heard."""
+        dialled = [
+            link.ping_at for link, connection in self._open.items() if connection is not None and connection.is_client
+        ]
+        return min(dialled, default=self._now() + KEEP_ALIVE)
+
+    async def _is_stirred(self, until: float) -> bool:
+        """Whether there is a request before `until`, at once if so: an idle peer is woken by nothing else."""
         self._board.stirred.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._board.stirred.wait()
+            async with asyncio.timeout_at(until):
+                return await self._board.stirred.wait()
+        return False
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -14,7 +14,8 @@ from proofyard.transport import stun
 from proofyard.transport.arrivals import GROUP
 from proofyard.transport.errors import ConnectionLost, RequestCancelled
 from proofyard.transport.memory import Account, Memory
-from proofyard.transport.quic import CONNECTION_WINDOW, GREETING_WINDOW, PeerQuic
+from proofyard.transport.quic import CONNECTION_WINDOW, GREETING_WINDOW, KEEP_ALIVE, KEEP_ALIVE_NEAR, PeerQuic
+from proofyard.transport.reach import is_near
 from proofyard.transport.stream import Stream
 from proofyard.transport.udp import Datagram, SocketAddress
 
@@ -30,6 +31,10 @@ transfer on loopback take 6 ms."""
 
 MOST_WAITING = 4 << 20
 """Bytes of one connection that wait for its turn: what the socket holds for all."""
+
+
+EARLY_S = 5.0
+"""A timer that would fire so much too early is set anew: nothing is under way, and it would wake an idle process."""
 
 
 STALL_S, STALLS_S = 1.5, 6.0
@@ -77,6 +82,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
         """When the last packet of the peer's came, by the loop's clock."""
+        self._pinged_at = self.heard_at
         self._moved_at = self.heard_at
         """When something of a stream came or went."""
         self._streams: dict[int, Stream] = {}
@@ -129,8 +135,15 @@ class Link:
 
     def ping(self) -> None:
         """Keep the path open."""
+        self._pinged_at = self._loop.time()
         self.quic.send_ping(0)
         self._transmit_soon()
+
+    @property
+    def ping_at(self) -> float:
+        """When the path has been silent for so long that it needs a ping, by the loop's clock."""
+        silence = KEEP_ALIVE_NEAR if is_near(self.address[0]) else KEEP_ALIVE
+        return max(self.heard_at, self._pinged_at) + silence
 
     def is_busy(self) -> bool:
         """Whether a request is under way, or something that was sent is not acknowledged."""
@@ -267,7 +280,7 @@ class Link:
 
     def _arm_timer(self) -> None:
         at = self.quic.get_timer()
-        if at is None or (self._timer is not None and self._timer.when() <= at):
+        if at is None or (self._timer is not None and at - EARLY_S < self._timer.when() <= at):
             # A timer that fires early finds nothing to do and arms the next one; cancelling costs more.
             return
         if self._timer is not None:

@@ -58,8 +58,9 @@ SEND_BUFFER = 3 << 20
 IDLE_TIMEOUT = 30.0
 """Seconds without a packet after which a connection is gone."""
 
-KEEP_ALIVE = 14.0
-"""Seconds between pings of the side that connected."""
+KEEP_ALIVE, KEEP_ALIVE_NEAR = 14.0, 24.0
+"""Seconds of silence after which the side that connected pings: a router forgets who sends nothing for 30, and one ping
+may get lost. Where none is in between only the other end has to hear of it, and lost packets are sent again."""
 
 BASE_DATAGRAM = 1200
 """UDP payload in bytes that every path of QUIC passes (RFC 9000 section 14)."""

@@ -9,6 +9,8 @@ import re
 import socket
 
 ANYWHERE_IPV4, ANYWHERE = "0.0.0.0", "::"  # noqa: S104
+HOME = tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
+"""Networks of private use (RFC 1918, RFC 4193)."""
 LONGEST_NAME = 253
 _ENDPOINT = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^\s:\[\]]+)):(?P<port>[0-9]{1,5})")
 _LABEL = re.compile(rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -46,6 +48,15 @@ def address_in(endpoint: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address |
     except ValueError:
         return None
     return (address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None) or address
+
+
+def is_near(host: str) -> bool:
+    """Whether the IP address `host` is of this machine or of a network at home, to which no router at its edge keeps a
+    way open."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    return address.is_loopback or address.is_link_local or any(address in network for network in HOME)
 
 
 def is_dialled_from_elsewhere(endpoint: str) -> bool:

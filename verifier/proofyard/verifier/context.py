@@ -200,6 +200,8 @@ class Context:
     """Between the last two blocks that were seen, by the chain's clock."""
     _moved_at: float = float("-inf")
     """When a block was seen that is not the first one, by the monotonic clock."""
+    _moves: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and made anew, when a block is seen."""
     _next_time: _Read = field(default_factory=lambda: _Read(float("-inf"), 0))
     """Which time the next block of a chain that stands would have."""
     _read_at: float = float("-inf")
@@ -315,7 +317,13 @@ class Context:
             self._pace_s = timestamp - self._block_time.value if self._head else 0.0
             self._block_time, self._head = _Read(at, timestamp), number
             self._next_time = _Read(float("-inf"), 0)
+            self._moves.set()
+            self._moves = asyncio.Event()
         self._read_at = at
+
+    async def next_block(self) -> None:
+        """Until a block is seen that is not the newest one now."""
+        await self._moves.wait()
 
     def clock(self) -> tuple[float, int]:
         """What the chain's clock and newest block are, as far as is known here."""

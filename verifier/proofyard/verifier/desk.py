@@ -2,6 +2,7 @@
 decided by the engine, answered once that lasts."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
@@ -92,6 +93,9 @@ logger = logging.getLogger(__name__)
 
 MIN_PROMISE_S = 30.0
 """A receipt that falls due sooner is not given: the chain may be away for a while."""
+HELD_BACK_S = 5.0
+"""What is handed in before anything can be promised for its job is answered once it can be, or after so long: half of
+what a node waits for an answer. Told at once to come again, it would send all of it again and again."""
 FIRST_STATES = 256
 """First states whose CIDs are kept: a round's are the same for many tasks."""
 FASTEST = 1e12
@@ -101,7 +105,7 @@ RESULT_S = 20.0
 KEPT = 256
 """Manifests of which it is kept which tasks others rest on."""
 LOG_PAGE = 500
-SESSION_S = 15.0
+SESSION_S = 25.0
 """A node that was not heard of for so long is not there: it pings more often."""
 REMEMBERED = 16_384
 """Nodes that were here: a crowd of strangers does not keep them from coming back."""
@@ -151,6 +155,8 @@ class Desk:
         self._first_states: OrderedDict[FirstKey, Cid] = OrderedDict()
         self._needed: OrderedDict[Cid, frozenset[TaskIndex]] = OrderedDict()
         self._making = asyncio.Lock()
+        self._held_back: set[Address] = set()
+        """Nodes whose commitments wait for blocks: one message of each, or they would fill the memory."""
         self.proofs = Proofs(context)
         context.runner.recall.append(self._here)
         endpoint = context.endpoint
@@ -271,6 +277,7 @@ class Desk:
         """Of each commitment the event, if it holds; until when it was promised a batch before; or why it is
         refused."""
         node = connection.peer
+        await self._until_promisable(node, works)
         looked = [await self._looked_at(connection, message) for message in works]
         due = [message for message, found in zip(works, looked, strict=True) if isinstance(found, _Held)]
         signed = await asyncio.to_thread(self._looked_through, due, blocks, node)
@@ -278,6 +285,35 @@ class Desk:
         held = [found for found in looked if isinstance(found, _Held)]
         events = iter(await asyncio.gather(*(self._event(node, *each) for each in zip(due, held, signed, strict=True))))
         return [next(events) if isinstance(found, _Held) else found for found in looked]
+
+    async def _until_promisable(self, node: Address, works: Sequence[SubmitCommitment]) -> None:
+        """Until a receipt can be promised for what a node hands in of its works, but not for long."""
+        young = {
+            each.commitment.job for each in works if self._is_young(each.commitment.job) and self._is_given(node, each)
+        }
+        if not young or node in self._held_back:
+            return
+        self._held_back.add(node)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HELD_BACK_S):
+                    while any(map(self._is_young, young)):
+                        await self._context.next_block()
+        finally:
+            self._held_back.discard(node)
+
+    def _is_given(self, node: Address, message: SubmitCommitment) -> bool:
+        try:
+            return self._held(node, message.commitment).state == WorkState.GIVEN
+        except NotYours:
+            return False
+
+    def _is_young(self, number: JobId) -> bool:
+        """Whether a job may still turn out to be another verifier's."""
+        job = self._context.rows.jobs.get(number)
+        return job is not None and (
+            not job.taken_block or self._context.clock()[1] < job.taken_block + self._context.settings.receipt_blocks
+        )
 
     def _looked_through(
         self, works: Sequence[SubmitCommitment], blocks: Sequence[bytes], node: Address
@@ -309,8 +345,7 @@ class Desk:
             work = self._held(node, message.commitment)
             if work.state != WorkState.GIVEN:
                 return work.promised_until
-            taken = context.rows.jobs[work.job].taken_block
-            if not taken or context.clock()[1] < taken + context.settings.receipt_blocks:
+            if self._is_young(work.job):
                 # Its lease is not to end because of that.
                 context.runner.post(TaskProgressed(node, (work.job, work.task)))
                 raise RequestFailed("busy", f"job {work.job} is being taken; try again in a moment")
