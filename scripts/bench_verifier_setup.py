@@ -38,6 +38,8 @@ CREDIT = 10**18
 PARAMS = Params(challenge_window=10)
 STAKE = Wei(1_000_000 * CREDIT)
 """The verifier's: its batches hold the pay of all tasks open at once."""
+READY_S = 240.0
+"""For a process that starts beside whatever else the machine does."""
 POLL_S = 0.25
 CLIENT_PAUSE_S = 1.0
 """Between two requests of one client of the API: what a dashboard does."""
@@ -180,7 +182,7 @@ class BenchNetwork:
             "lease_s": 60.0,
         }
         self.verifier = self.spawn("verifier", settings)
-        ready = self.wait_ready(self.folder / "verifier.ready", 60)
+        ready = self.wait_ready(self.folder / "verifier.ready", READY_S)
         self.api_url = f"http://127.0.0.1:{ready['api_port']}"
         for number in range(self._processes if self._crowd else 0):
             crowd = self.place | {
@@ -191,7 +193,7 @@ class BenchNetwork:
             }
             self.nodes.append(self.spawn(f"nodes{number}", crowd))
         for number in range(len(self.nodes)):
-            self.wait_ready(self.folder / f"nodes{number}.ready", 60 + self._nodes)
+            self.wait_ready(self.folder / f"nodes{number}.ready", READY_S + self._nodes)
 
     def spawn(self, role: str, settings: dict[str, Any], program: Path = ROLES) -> psutil.Popen:
         path, log = self.folder / f"{role}.settings", self.folder / f"{role}.log"
