@@ -293,7 +293,7 @@ class VerifierFlags(ServiceFlags):
     audit_s: Annotated[
         float | None,
         typer.Option(
-            help="Seconds in which an auditor's answer is wanted, five times that while nobody waits for it.",
+            help="Seconds in which an auditor's answer is wanted, five minutes while nobody waits for it.",
             rich_help_panel=TIMES,
         ),
     ] = None

@@ -561,16 +561,15 @@ def test_a_batch_that_was_taken_over_is_judged_without_its_tasks() -> None:
     assert (batch.state, here.wanted[-1]) == (BatchState.JUDGED, Settle(batch.id, 1))
 
 
-@pytest.mark.parametrize("works", [True, False])
-def test_audits_hurry_where_a_job_can_but_wait_for_its_verdicts(works: bool) -> None:
-    state = GIVEN if works else COMMITTED
-    here, batch = taken_over(desk([[], [], []], [COMMITTED, COMMITTED, state]))
+@pytest.mark.parametrize(("state", "few", "hurries"), [(GIVEN, 32, False), (COMMITTED, 32, True), (GIVEN, 0, True)])
+def test_audits_hurry_where_somebody_waits_for_their_verdicts(state: TaskState, few: int, hurries: bool) -> None:
+    here, batch = taken_over(desk([[], [], []], [COMMITTED, COMMITTED, state], few_tasks=few))
     place = (JOB, TaskIndex(0), 0)
     segment = DrawnSegment(place, (address(2), address(3)), 2, ZERO, WORKER, weigh=False, workload="lora")  # type: ignore[arg-type]
     here.tell(_plan(batch, here, (segment,)))
     here.tell(StateLooked(batch.id, place))  # type: ignore[arg-type]
     offers = [effect for effect in here.wanted if isinstance(effect, OfferAudits)]
-    assert len(offers) == 2 and {offer.hurries for offer in offers} == {not works}
+    assert len(offers) == 2 and {offer.hurries for offer in offers} == {hurries}
 
 
 def test_a_batch_whose_record_does_not_hold_is_judged_again_later_each_time() -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from proofyard.artifacts import BlockStore
+from proofyard.protocol.audit import UNDECIDED_AFTER_S
 from proofyard.protocol.codec import decode
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import (
@@ -31,12 +32,13 @@ from proofyard.verifier.case import case_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
 from proofyard.verifier.engine.events import AuditAnswered, Place, SealAnswered, TaskAnswered, TaskKey
-from proofyard.verifier.settings import CALM_TIMES
 from proofyard.workloads.local_data import LACKS
 
 logger = logging.getLogger(__name__)
 
 OFFER_TIMEOUT_S = 20.0
+CALM_S = UNDECIDED_AFTER_S / 2
+"""Within which an audit's answer is wanted that nobody waits for: others can be asked after that."""
 AT_ONCE = 64
 """Items of one message: far below what a frame holds."""
 SMALL_LIST = 32
@@ -144,7 +146,7 @@ async def _audit_offer(context: Context, row: int, place: Place, hurries: bool) 
         before=case.trace[case.segment],
         providers=_hints(context, (case.worker,)),
         lease_s=context.settings.lease_s,
-        wanted_s=context.settings.audit_s * (1 if hurries else CALM_TIMES),
+        wanted_s=max(context.settings.audit_s, 0.0 if hurries else CALM_S),
         member=case.membership if len(case.tree.by_key) > SMALL_LIST else None,
     )
 

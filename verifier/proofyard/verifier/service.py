@@ -52,7 +52,7 @@ from proofyard.verifier.metrics import Metrics, version
 from proofyard.verifier.outbox import Outbox
 from proofyard.verifier.retention import look_after_store
 from proofyard.verifier.runner import Runner
-from proofyard.verifier.settings import CALM_TIMES, VerifierSettings
+from proofyard.verifier.settings import VerifierSettings
 from proofyard.verifier.sharing import Door, keep_claims
 from proofyard.verifier.sizing import watch_sizes
 from proofyard.verifier.store.claims import Claims
@@ -61,6 +61,8 @@ from proofyard.workloads.model_files import link_model
 
 logger = logging.getLogger("proofyard.verifier")
 
+FEW_TIMES = 5
+"""Few commitments wait so many times as long for their batch as others."""
 SWITCH_S = 0.001
 """How long one thread of Python may keep the others waiting, Python's own 5 ms else: rows are written, and what peers
 send is checked, beside a loop that computes."""
@@ -234,7 +236,7 @@ def rules_of(settings: VerifierSettings, params: Params, own: int, claims: Claim
         process="" if claims is None else claims.name,
         lease_s=settings.lease_s,
         batch_s=settings.batch_s,
-        few_s=CALM_TIMES * settings.batch_s,
+        few_s=FEW_TIMES * settings.batch_s,
         first_s=settings.batch_s / 2,
         batch_tasks=settings.batch_tasks,
         collusion_bps=params.collusion_bps,

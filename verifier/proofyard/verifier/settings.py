@@ -7,9 +7,6 @@ import msgspec
 from proofyard.protocol.fees import TOKEN_PER_ETHER, USUAL_FEE_BPS, USUAL_TASKS
 from proofyard.runtime.bounds import Amount, Most, Port, Seconds, Share
 
-CALM_TIMES = 5
-"""What waits for company or for a gap may wait so many times as long while nobody needs its verdicts."""
-
 
 class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one verifier.
@@ -29,8 +26,8 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
     `ready_file`: written with address, port and API port once it serves.
     `lease_s`: a task's or audit's holder that is silent for longer loses it.
-    `audit_s`: an auditor's answer is wanted within this time, five times that where all jobs of a batch go on without
-    its verdicts; until then an auditor may finish work of its own first.
+    `audit_s`: an auditor's answer is wanted within this time, within five minutes where few tasks are in a batch
+    and all their jobs go on without its verdicts; until then an auditor may finish work of its own first.
     `keep_s`: how long manifest, records and result of a finished job stay here. `cache_bytes`: disk for everything that
     no open job needs.
     `state_due_s`: a worker that does not deliver a committed state for longer is judged as if it were wrong;

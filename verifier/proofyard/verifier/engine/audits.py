@@ -391,10 +391,15 @@ def seat(world: World, now: Now) -> None:
         if step.verdict != Verdict.PENDING:
             _decide(world, segment, step.verdict, now)
     for (auditor, batch), places in offers.items():
-        hurries = any(tasks.blocked(world, job) for job, _ in world.rows.batches[batch].lines)
-        world.send(OfferAudits(auditor, batch, tuple(places), hurries))
+        world.send(OfferAudits(auditor, batch, tuple(places), _hurries(world, world.rows.batches[batch])))
     for (auditor, batch), places in opens.items():
         world.send(OpenSeals(auditor, batch, tuple(places)))
+
+
+def _hurries(world: World, batch: Batch) -> bool:
+    """Whether somebody waits for a batch's verdicts: a job that can do nothing else, or many commitments' stakes."""
+    many = len(world.rows.works_of[batch.id]) >= world.rules.few_tasks
+    return many or any(tasks.blocked(world, job) for job, _ in batch.lines)
 
 
 def _look(world: World, memory: Memory, segment: Segment, now: Now) -> Step:

@@ -58,7 +58,7 @@ class CancelTasks(Effect):
 
 @dataclass(frozen=True, slots=True)
 class OfferAudits(Effect):
-    """`hurries`: a job of the batch has nothing left to do but wait for its verdicts."""
+    """`hurries`: somebody waits for the verdicts of the batch."""
 
     node: Address
     batch: int
