@@ -40,7 +40,7 @@ from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest, decode_manifest, encode_manifest
 from proofyard.protocol.signature import SignatureInvalid, recover
 from proofyard.protocol.types import Address, Digest, ProofyardError, Signature
-from proofyard.transport import Endpoint, TransportError
+from proofyard.transport import Endpoint, TransportError, compiled
 from proofyard.transport.connection import Connection, Handlers
 from proofyard.transport.errors import RouterFailed
 from proofyard.transport.frames import ReplyHeader, RequestHeader, frame, read_frame
@@ -387,7 +387,9 @@ and eight bytes (8)."""
 
 @asynccontextmanager
 async def packets(chance: random.Random) -> AsyncIterator[Knock]:
-    """Frames of whoever has shaken hands: of every type, in any order, with numbers that make no sense."""
+    """Frames of whoever has shaken hands: of every type, in any order, with numbers that make no sense; alone and in
+    groups, which C takes where there is a compiler."""
+    compiled.load()
     client, server, _ = _joined()
     address, sent, clock = ("192.0.2.1", 1), 0, 0.0
     numbers = [0, 1, 2, 3, 4, 5, 7, 63, 64, 1000, 16_383, 16_384, (1 << 30) - 1, 1 << 30, (1 << 62) - 1]
@@ -408,9 +410,16 @@ async def packets(chance: random.Random) -> AsyncIterator[Knock]:
         right = [right_frame() for _ in range(chance.randint(1, 20))]
         return right if chance.random() < 0.8 else [*right[:3], *(some_frame() for _ in range(chance.randint(1, 5)))]
 
-    async def knock() -> None:
-        nonlocal client, server, sent, clock
-        sent, clock = sent + 1, clock + 0.01
+    def bulk_frame() -> tuple[int, bytes]:
+        """One that looks like the next piece of a stream, and may be."""
+        stream = server._streams.get(number := 4 * chance.randrange(8))
+        following = 0 if stream is None else stream.receiver._buffer_start
+        offset, length = max(0, following + chance.choice([0, 0, 0, 0, 1, -1])), chance.choice([700, 700, 700, 701, 0])
+        size = 2 if chance.random() < 0.95 else chance.randrange(4)
+        head = (size << 30 | offset).to_bytes(4, "big") + (0x4000 | length).to_bytes(2, "big")
+        return 0x0E, encode_uint_var(number) + head + bytes(700)
+
+    def packet() -> list[bytes]:
         builder = QuicPacketBuilder(
             host_cid=client.host_cid,
             is_client=True,
@@ -421,10 +430,18 @@ async def packets(chance: random.Random) -> AsyncIterator[Knock]:
         )
         builder.start_packet(QuicPacketType.ONE_RTT, client._cryptos[Epoch.ONE_RTT])
         with contextlib.suppress(QuicPacketBuilderStop):
-            for kind, content in frames():
+            for kind, content in [bulk_frame()] if chance.random() < 0.5 else frames():
                 builder.start_frame(kind, capacity=len(content) + 2).push_bytes(content)
         made, client._packet_number = builder.flush()[0], builder.packet_number
-        server.receive_datagrams([(data, address) for data in made], clock)
+        return made
+
+    async def knock() -> None:
+        nonlocal client, server, sent, clock
+        sent, clock = sent + 1, clock + 0.01
+        group = [(data, address) for _ in range(chance.choice([1, 1, 6])) for data in packet()]
+        if chance.random() < 0.1:
+            chance.shuffle(group)
+        server.receive_datagrams(group, clock)
         while server.next_event() is not None:
             pass
         server.datagrams_to_send(clock)
