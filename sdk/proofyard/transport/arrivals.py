@@ -37,6 +37,9 @@ _STREAM_KINDS = 0xF8
 FEW = 4
 """Fewer datagrams than that are opened one by one: a group costs as much as two of them."""
 
+BULKY = 512
+"""So are those of fewer bytes on average: small requests and answers go on with no stream, and make no run."""
+
 _LIMITS = {
     int(QuicFrameType.MAX_DATA): 1,
     int(QuicFrameType.MAX_STREAM_DATA): 2,
@@ -126,7 +129,8 @@ class Arrivals(QuicConnection):
         keys = self._cryptos[Epoch.ONE_RTT].recv
         assert keys.aead is not None
         usual = _USUAL_BITS | keys.key_phase << 2
-        if FEW <= len(datagrams) <= compiled.MOST and sum(map(len, datagrams)) <= compiled.MOST_BYTES:
+        count = len(datagrams)
+        if FEW <= count <= compiled.MOST and count * BULKY <= sum(map(len, datagrams)) <= compiled.MOST_BYTES:
             if self._opening is None or self._opening[0] is not keys.aead:
                 self._opening = keys.aead, compiled.keys_of(keys, sends=False)
             opening = self._opening[1]
