@@ -14,7 +14,7 @@ from proofyard.protocol.members import Member, decode_members, encode_members, m
 from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.settlement import FaultReason, Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
-from proofyard.verifier.engine.batches import MAX_LINES
+from proofyard.verifier.engine.batches import DEEP_BLOCKS, FORGET_S, MAX_LINES
 from proofyard.verifier.engine.effects import AskMarks, CommitBatch, Draw, Effect, LookAtResult, OfferAudits, Settle
 from proofyard.verifier.engine.events import (
     Adopted,
@@ -23,6 +23,7 @@ from proofyard.verifier.engine.events import (
     DrawnSegment,
     EffectFailed,
     Event,
+    Finalized,
     MarksTold,
     NodeJoined,
     Now,
@@ -35,7 +36,20 @@ from proofyard.verifier.engine.events import (
     WorkCommitted,
 )
 from proofyard.verifier.engine.machine import Engine
-from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState, Log, Row, Task, TaskState, Work, WorkState
+from proofyard.verifier.engine.rows import (
+    Batch,
+    BatchState,
+    Job,
+    JobState,
+    Log,
+    Row,
+    Seat,
+    Segment,
+    Task,
+    TaskState,
+    Work,
+    WorkState,
+)
 from proofyard.verifier.engine.world import Rows, Rules
 
 JOB, ZERO = JobId(1), Digest(bytes(32))
@@ -607,6 +621,33 @@ def test_a_batch_that_was_taken_over_and_went_with_a_block_is_its_makers_to_send
     here.tell(RolledBack(5))
     assert (batch.state, batch.chain_id) == (BatchState.DROPPED, None)
     assert not [effect for effect in here.wanted if isinstance(effect, CommitBatch)]
+
+
+def test_a_batch_that_is_final_leaves_the_memory_once_no_reorganisation_can_reach_it() -> None:
+    batch = Batch(
+        id=1,
+        state=BatchState.SETTLED,
+        root=Digest(bytes(32)),
+        members=b"",
+        lines=((JOB, 10),),
+        chain_id=BatchId(7),
+        settled_block=10,
+    )
+    segment = Segment(
+        batch=1, job=JOB, task=TaskIndex(0), index=0, auditors=(), seats=1, claimed=Digest(bytes(32)), worker=WORKER
+    )
+    seat = Seat(batch=1, job=JOB, task=TaskIndex(0), segment=0, auditor=WORKER)
+    here = desk([[], []], [ACCEPTED, GIVEN], rows=[batch, segment, seat])
+    rows = here.engine.world.rows
+    here.tell(Finalized(BatchId(7)))
+    here.wait(FORGET_S + 1)
+    assert rows.batches and rows.by_chain_id and batch.state == BatchState.FINAL
+    here.block += DEEP_BLOCKS
+    here.wait(FORGET_S + 1)
+    left = rows.batches, rows.by_chain_id, rows.batches_of, rows.segments, rows.segments_of, rows.seats
+    assert not any(left)
+    here.tell(RolledBack(5))
+    assert here.tasks() == ["accepted", "given"]
 
 
 def test_a_jobs_batches_are_found_by_its_number() -> None:

@@ -674,11 +674,9 @@ def report(context: Context, number: JobId, since: int) -> JobReport:
 
 
 def _settled(context: Context, job: Job) -> int:
-    """How many batches of a job are settled; of a job that is done some have left the memory."""
+    """How many batches of a job are settled; what is final has left the memory."""
     states = (BatchState.SETTLED, BatchState.FINAL)
     known = sum(batch.state in states for batch in list(context.rows.batches_of.get(job.id, ())))
-    if job.state != JobState.DONE:
-        return known
     batches, works = TABLES[Batch], TABLES[Work]
     own = select(works.c.batch).where(works.c.job == job.id)
     query = select(func.count()).where(batches.c.id.in_(own), batches.c.state.in_([state.value for state in states]))

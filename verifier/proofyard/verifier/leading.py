@@ -4,8 +4,11 @@ settle its record, read what was settled. What it means is the engine's to say."
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
+
+from sqlalchemy import select
+from sqlmodel import Session
 
 from proofyard.chain.errors import NotDrawn
 from proofyard.chain.refusals import AlreadySettled
@@ -46,6 +49,7 @@ from proofyard.verifier.records import build_record, told
 from proofyard.verifier.runner import Permanent
 from proofyard.verifier.sending import anchor_of, commit_subject, youngest
 from proofyard.verifier.signing import bound_to
+from proofyard.verifier.store.tables import TABLES
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.workload import auditors_of, is_exact
 
@@ -88,7 +92,16 @@ async def _posted(context: Context, batch: Batch) -> bool:
     own, jobs = await context.own(), context.rows.jobs
     since = min((jobs[job].opened_block for job, _ in batch.lines if job in jobs), default=0)
     found = await context.on_chain(lambda: context.chain.find_batches(batch.root, own, since=since))
-    return any(event.batch not in context.rows.by_chain_id for event in found)
+    numbers = {event.batch for event in found} - set(context.rows.by_chain_id)
+    if numbers:
+        numbers -= await context.database.ask(partial(_numbered, numbers))
+    return bool(numbers)
+
+
+def _numbered(numbers: Collection[BatchId], session: Session) -> set[BatchId]:
+    """Those of these numbers on chain that batches have; what is final is in the store alone."""
+    number = TABLES[Batch].c.chain_id
+    return {BatchId(found) for (found,) in session.execute(select(number).where(number.in_(numbers)))}
 
 
 async def _require_units(context: Context, batch: Batch) -> None:

@@ -47,6 +47,10 @@ UNJUDGED = frozenset((BatchState.FORMED, BatchState.SENT, BatchState.COMMITTED, 
 SLACK_S = 0.05
 LOOK_S = 0.25
 """Between two looks at who waits for a batch."""
+FORGET_S = 60.0
+"""Between two looks at whether what is final may leave the memory."""
+DEEP_BLOCKS = 64
+"""So many blocks on a settlement are taken to stay."""
 MAX_REASON = 500
 OF_BATCHES = frozenset(
     ("CommitBatch", "Draw", "Settle", "ReadRecord", "AskMarks", "LookAtState", "LookAtResult", "WeighAnswers")
@@ -736,13 +740,22 @@ def _set_apart(world: World, batch: Batch) -> None:
     memory.apart = {job for job in memory.apart if job in world.rows.jobs} | {job for job, _ in batch.lines}
 
 
-def final(world: World, batch: Batch) -> None:
+def final(world: World, batch: Batch, now: Now) -> None:
     """Its window has closed: nobody is owed its states any more. Not before its record is read: what follows from that
     is not known yet."""
     if batch.state == BatchState.SETTLED and not _unread(world, batch):
         batch.state = BatchState.FINAL
         world.rows.touch(batch)
-        tasks.final(world, world.rows.works_of[batch.id])
+        tasks.final(world, world.rows.works_of.get(batch.id, ()))
+        world.wake_at(now.mono + FORGET_S, ("batches", "forget", batch.id))
+
+
+def _forget(world: World, batch: Batch, now: Now) -> None:
+    """What is final leaves the memory once no block that goes can take its settlement along."""
+    if now.block < batch.settled_block + DEEP_BLOCKS:
+        world.wake_at(now.mono + FORGET_S, ("batches", "forget", batch.id))
+    else:
+        world.rows.forget_batch(batch)
 
 
 def _unreserve(world: World, batch: Batch) -> None:
@@ -783,6 +796,10 @@ def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
             batch = world.rows.batches.get(row)
             if batch is not None and batch.state == BatchState.COMMITTED:
                 world.want(Draw(batch.id, world.forks))
+        case ("forget", int(row)):
+            batch = world.rows.batches.get(row)
+            if batch is not None and batch.state == BatchState.FINAL:
+                _forget(world, batch, now)
 
 
 def delayed(world: World, event: EffectFailed, now: Now) -> None:

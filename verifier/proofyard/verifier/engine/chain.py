@@ -161,8 +161,8 @@ def _drawn(world: World, batch: Batch, drawn: BatchDrawn, _now: Now) -> None:
         batches.undrawn(world, batch)
 
 
-def _final(world: World, batch: Batch, _paid: FeesPaid | SlashFinal, _now: Now) -> None:
-    batches.final(world, batch)
+def _final(world: World, batch: Batch, _paid: FeesPaid | SlashFinal, now: Now) -> None:
+    batches.final(world, batch, now)
 
 
 def _absolved(world: World, batch: Batch, absolved: Absolved, now: Now) -> None:
@@ -232,7 +232,7 @@ def finalized(world: World, event: Finalized, now: Now) -> None:
     """Refused, and told again, while it is not known yet what its settlement means."""
     batch = world.rows.by_chain_id.get(event.batch)
     if batch is not None:
-        batches.final(world, batch)
+        batches.final(world, batch, now)
         if batch.state not in (BatchState.FINAL, BatchState.DROPPED):
             world.refusal = f"the record of batch {event.batch} is not read yet"
 

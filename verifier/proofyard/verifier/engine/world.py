@@ -160,12 +160,22 @@ class Rows:
         gone = {id(work): work for work in works}
         for work in gone.values():
             del self.works[work.job, work.task, work.attempt]
-        for batch in {work.batch for work in gone.values() if work.batch}:
-            self.works_of[batch] = [work for work in self.works_of[batch] if id(work) not in gone]
-        for batch in {work.decoy_batch for work in gone.values() if work.decoy_batch}:
-            self.decoys_in[batch] = [work for work in self.decoys_in[batch] if id(work) not in gone]
+        held = {work.batch for work in gone.values()}, {work.decoy_batch for work in gone.values()}
+        for works_in, batches in zip((self.works_of, self.decoys_in), held, strict=True):
+            for batch in batches - {0}:
+                works_in[batch] = [work for work in works_in[batch] if id(work) not in gone]
+                if not works_in[batch]:
+                    del works_in[batch]
         for task in self.tasks_of.pop(job, ()):
             del self.tasks[job, task.index]
+
+    def forget_batch(self, batch: Batch) -> None:
+        """A batch that is final leaves the memory with its segments and seats; the store keeps it."""
+        for segment in self.segments_of.pop(batch.id, ()):
+            place = segment.batch, place_of(segment)
+            del self.segments[place]
+            self.seats.pop(place, None)
+        self._leave(batch)
 
     def delete_tasks(self, job: JobId, works: Iterable[Work]) -> None:
         """The job is not what it was: its tasks, and these works, all that it has, are deleted."""
