@@ -16,7 +16,7 @@ ALLOWED = {
     "runtime": {"protocol"},
     "pages": set(),
     "chain": {"protocol", "runtime"},
-    "transport": {"protocol"},
+    "transport": {"protocol", "runtime"},
     "artifacts": {"protocol", "runtime", "transport"},
     "discovery": {"protocol", "runtime", "transport"},
     "workloads": {"protocol", "runtime", "artifacts"},

@@ -103,7 +103,7 @@ def test_manifests_and_tasks_have_the_fields_that_the_page_lists_in_their_order(
         f"allowed {bounds.EXTRA_FRAMES_PER_S:,.0f} a second, {bounds.EXTRA_FRAMES:,.0f} saved up",
         f"begins with {quic.BASE_DATAGRAM:,} bytes of UDP payload",
         f"({quic.LOOPBACK_SIZES[0]:,} on loopback; 1,350, 1,452 and 8,900 elsewhere)",
-        f"pings every {quic.KEEP_ALIVE:.0f} seconds",
+        f"pings after {quic.KEEP_ALIVE:.0f} seconds of silence, {quic.KEEP_ALIVE_NEAR:.0f} where",
         f"no packet came for {link.STALL_S} seconds; {quic.IDLE_TIMEOUT:.0f} seconds without a packet",
         f"behind the byte `{carried.MARK:#04x}` and the {carried.TAG_BYTES} bytes of `flow`",
         f"Packets of {carried.HEAD_BYTES} bytes less",
