@@ -34,6 +34,20 @@ def test_trees_of_several_levels_have_the_cids_of_the_reference_importer(size, p
     assert builder.finish().cid == VECTORS["files"][size]
 
 
+class Dribbling(io.BytesIO):
+    """Gives less than is asked for, as a file on some file systems may."""
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        return super().read(min(count, 9_973) if count and count > 0 else count)
+
+
+@pytest.mark.parametrize("size", [0, 1, 20_000, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1])
+def test_a_file_that_is_read_in_parts_is_the_same(size, pattern):
+    data, leaves = pattern(size), []
+    made = build_file(Dribbling(data), lambda _cid, leaf: leaves.append(leaf), lambda *_: None)
+    assert (made.cid, b"".join(leaves)) == (cid_of_bytes(data), data)
+
+
 def test_equal_chunks_are_one_block():
     blocks = {}
     link = build_file(io.BytesIO(bytes(3 * CHUNK_BYTES)), blocks.__setitem__, blocks.__setitem__)

@@ -84,9 +84,15 @@ class Readable(Protocol):
 
 def build_file(source: Readable, put_leaf: PutBlock, put_node: PutBlock, name: str = "") -> Link:
     """The DAG of everything that `source` still holds."""
+    chunk = _read_chunk(source)
+    if len(chunk) < CHUNK_BYTES:
+        cid = raw_cid(chunk)
+        put_leaf(cid, chunk)
+        return Link(cid, name, len(chunk))
     builder = FileBuilder(put_leaf, put_node)
-    while chunk := _read_chunk(source):
+    while chunk:
         builder.add(chunk)
+        chunk = _read_chunk(source)
     return builder.finish(name)
 
 

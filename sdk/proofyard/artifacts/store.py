@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proofyard.artifacts import dag
-from proofyard.artifacts.builder import CHUNK_BYTES, PutBlock, Readable, build_file, build_tree
+from proofyard.artifacts.builder import PutBlock, Readable, build_file, build_tree
 from proofyard.artifacts.errors import (
     ArtifactTooLarge,
     BlockMissing,
@@ -41,7 +41,7 @@ from proofyard.artifacts.small import MAX_SMALL_BYTES, SmallBlocks
 from proofyard.artifacts.source import Source, scan
 from proofyard.artifacts.unixfs import MAX_BLOCK_BYTES, Link
 from proofyard.artifacts.walking import checked
-from proofyard.protocol.cid import RAW, CidError, cid_bytes, cid_codec, cid_digest, raw_cid
+from proofyard.protocol.cid import RAW, CidError, cid_bytes, cid_codec, cid_digest
 from proofyard.protocol.codec import CodecError, decode, encode
 from proofyard.protocol.types import Cid
 
@@ -498,12 +498,7 @@ class BlockStore:
             put(cid, data)
             on_read(len(data))
 
-        with _reading(path) as (source, state):
-            if state.st_size < CHUNK_BYTES:
-                data = source.read(CHUNK_BYTES)
-                cid = raw_cid(data)
-                put_leaf(cid, data)
-                return Link(cid, name, len(data))
+        with _reading(path) as (source, _):
             return build_file(source, put_leaf, put, name)
 
     def _link(self, path: Path, on_read: OnRead, *, follow: bool = False) -> Cid:

@@ -197,7 +197,8 @@ def _shares(params: "LoraParams", counted: Mapping[TaskIndex, "Counted"]) -> dic
     """Each delta's part in a mean: its work, by the discount for each round that it is late, of all of that."""
     kept = Fraction(BPS if params.closing is None else params.closing.discount_bps, BPS)
     weights = {task: each.work * kept**each.late for task, each in counted.items()}
-    return {task: weight / sum(weights.values()) for task, weight in weights.items()}
+    whole = sum(weights.values())
+    return {task: weight / whole for task, weight in weights.items()}
 
 
 def require_true(said: RoundLineage, true: RoundLineage) -> None:
