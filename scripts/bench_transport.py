@@ -90,6 +90,7 @@ class Bench:
     def __init__(self, folder: Path, size_mb: int, libp2p: str | None) -> None:
         """`libp2p` is a Python that has it, None for one that is made."""
         self._folder = folder
+        self._kept = ("--folder", str(folder))
         self._size = size_mb
         self._libp2p = libp2p
         self.results: dict[str, Any] = {}
@@ -109,10 +110,12 @@ class Bench:
         host: str = "127.0.0.1",
         leech_host: str = "127.0.0.1",
     ) -> float:
-        with role(*OURS, "seed", self.file(megabytes), "--host", host, prefix=prefixes[0]) as seed:
+        with role(*OURS, "seed", self.file(megabytes), "--host", host, *self._kept, prefix=prefixes[0]) as seed:
             ready = line(seed)
             target = f"{host}:{ready['port']}"
-            with role(*OURS, "leech", ready["cid"], target, "--host", leech_host, prefix=prefixes[1]) as leech:
+            with role(
+                *OURS, "leech", ready["cid"], target, "--host", leech_host, *self._kept, prefix=prefixes[1]
+            ) as leech:
                 return rate(line(leech))
 
     def plain(
@@ -209,9 +212,7 @@ class Bench:
         """A 2 GB file: what either end needs above idle."""
         with role(*OURS, "seed", self.file(10 * self._size), "--link") as seed:
             ready = line(seed)
-            with role(
-                *OURS, "leech", ready["cid"], f"127.0.0.1:{ready['port']}", "--folder", str(self._folder)
-            ) as leech:
+            with role(*OURS, "leech", ready["cid"], f"127.0.0.1:{ready['port']}", *self._kept) as leech:
                 fetched = line(leech)
             self.results["rss_2gb_extra_bytes"] = max(fetched["extra"], finish(seed)["extra"])
             self.results["rss_2gb_mb_s"] = rate(fetched)

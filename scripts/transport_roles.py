@@ -1,7 +1,7 @@
 """The processes that `bench_transport.py` measures: each prints one JSON line when ready and one when done.
 
-seed FILE [--link] [--host H] [--rate B] [--datagram N]     serves an artifact until stdin ends
-leech CID HOST:PORT... [--datagram N]                       fetches it, checked and stored
+seed FILE [--link] [--host H] [--rate B] [--folder F]       serves an artifact until stdin ends
+leech CID HOST:PORT... [--host H] [--folder F]              fetches it, checked and stored
 stock-seed FILE [--host H]     stock-leech HOST PORT        aioquic's own server and client, with its defaults
 hub                            crowd PORT COUNT             idle connections
 tcp-seed FILE [--host H]       tcp-leech HOST PORT          one plain TCP stream
@@ -15,6 +15,8 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,8 +74,19 @@ async def until_told() -> None:
     await asyncio.to_thread(sys.stdin.read)
 
 
+@contextmanager
+def place(folder: str | None) -> Iterator[str]:
+    """Where a store may be: a new place in `folder`, which stays, or one that goes at the end. For a while after many
+    files were deleted ext4 is much slower at making new ones, which is not what a transfer is measured for."""
+    if folder is not None:
+        yield tempfile.mkdtemp(dir=folder)
+        return
+    with tempfile.TemporaryDirectory() as passing:
+        yield passing
+
+
 async def seed(options: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with place(options.folder) as folder:
         store = BlockStore(folder)
         cid = (store.link_file if options.link else store.put_file)(options.file)
         async with Endpoint(Identity(), network=NETWORK, host=options.host) as endpoint:
@@ -85,7 +98,7 @@ async def seed(options: argparse.Namespace) -> None:
 
 
 async def leech(options: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+    with place(options.folder) as folder:
         store = BlockStore(folder)
         async with Endpoint(Identity(), network=NETWORK, host=options.host) as endpoint:
             targets = [target.rsplit(":", 1) for target in options.peers]
@@ -203,6 +216,7 @@ def main() -> None:
         command.add_argument("--host", default="127.0.0.1")
         command.add_argument("--link", action="store_true")
         command.add_argument("--rate", type=float)
+        command.add_argument("--folder")
     command = roles.add_parser("leech")
     command.set_defaults(run=leech)
     command.add_argument("cid")

@@ -21,7 +21,7 @@ from proofyard.artifacts.gathering import Gatherer
 from proofyard.artifacts.unixfs import Link, directory_node, file_node, node_cid
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.types import Address
-from proofyard.transport import RequestFailed
+from proofyard.transport import ConnectionLost, RequestFailed
 
 LIMIT = 1 << 30
 
@@ -463,6 +463,79 @@ async def test_a_provider_that_only_trickles_ends_a_fetch(store, new_store, patt
     cid = new_store("other").put_bytes(pattern(3 * CHUNK_BYTES))
     with pytest.raises(ArtifactUnavailable, match="only 0 bytes came"):
         await fetch(store, cid, [Stalling("trickling")], max_bytes=LIMIT, span=span, patience_s=0.1)
+
+
+class Pouring:
+    """A provider that has everything at hand; `sends` makes what it sends, and is told which block of all it is."""
+
+    name = "pouring"
+
+    def __init__(self, sends):
+        self.sends, self.sent, self.points = sends, 0, 0
+
+    async def blocks(self, cids):
+        for cid in cids:
+            self.sent += 1
+            yield cid, self.sends(cid, self.sent)
+            await asyncio.sleep(0)
+
+    async def lacks(self, cids):
+        return []
+
+    def penalise(self, points, reason):
+        self.points += points
+
+
+async def until(met):
+    async with asyncio.timeout(30):
+        while not met():
+            await asyncio.sleep(0.001)
+
+
+async def test_what_comes_waits_for_the_disk_only_when_much_of_it_is_in_memory(store, new_store, pattern, monkeypatch):
+    source = new_store("source")
+    data = pattern(120 * CHUNK_BYTES)
+    cid = source.put_bytes(data)
+    await fetch(store, cid, [Pouring(lambda cid, _: source.get_block(cid))], max_bytes=LIMIT, span=(0, 1))
+    pouring, disk, storing = Pouring(lambda cid, _: source.get_block(cid)), threading.Event(), store.put_block
+    monkeypatch.setattr(store, "put_block", lambda cid, block: (disk.wait(30), storing(cid, block))[1])
+    # So fast that it is asked for all of it by two requests.
+    monkeypatch.setattr(fetcher, "FIRST_BATCH", 60)
+    under_way = asyncio.create_task(fetch(store, cid, [pouring], max_bytes=LIMIT))
+    most = fetcher.LANES * (fetcher.AHEAD_BYTES // CHUNK_BYTES + 1)
+    await until(lambda: pouring.sent >= most)
+    await asyncio.sleep(0.05)
+    assert pouring.sent == most
+    disk.set()
+    await under_way
+    assert store.get_bytes(cid) == data
+
+
+async def test_a_forged_block_among_those_that_are_being_stored_is_found(store, new_store, pattern):
+    source = new_store("source")
+    cid = source.put_bytes(pattern(40 * CHUNK_BYTES))
+    forger = Pouring(lambda cid, number: b"forged" if number == 7 else source.get_block(cid))
+    with pytest.raises(ArtifactUnavailable, match="sent something else"):
+        await fetch(store, cid, [forger], max_bytes=LIMIT)
+    assert forger.points == fetcher.FORGERY_POINTS
+    honest = Pouring(lambda cid, _: source.get_block(cid))
+    await fetch(store, cid, [honest], max_bytes=LIMIT)
+    assert store.get_bytes(cid) == source.get_bytes(cid)
+
+
+async def test_what_came_before_a_request_broke_off_is_kept(store, new_store, pattern, monkeypatch):
+    source = new_store("source")
+    cid = source.put_bytes(pattern(40 * CHUNK_BYTES))
+
+    def breaks_off(cid, number):
+        if number == 5:
+            raise ConnectionLost("pouring", "gone")
+        return source.get_block(cid)
+
+    monkeypatch.setattr(fetcher, "LANES", 1)
+    breaking = Pouring(breaks_off)
+    await fetch(store, cid, [breaking], max_bytes=LIMIT)
+    assert breaking.sent == 41 + 1, "nothing is sent twice"
 
 
 async def test_whoever_asks_about_very_many_blocks_waits_and_nobody_else(monkeypatch):

@@ -54,3 +54,17 @@ async def test_what_comes_while_the_thread_is_busy_goes_together(monkeypatch: py
     assert await asyncio.gather(*later) == list(range(10)) and await first
     assert sizes == [1, 10]
     hops.close()
+
+
+async def test_without_a_name_it_borrows_one_thread_at_a_time() -> None:
+    hops, busy = Hops(None), threading.Lock()
+
+    def alone(number: int) -> int:
+        assert busy.acquire(blocking=False)
+        try:
+            return number
+        finally:
+            busy.release()
+
+    assert await asyncio.gather(*(hops.run(lambda n=n: alone(n)) for n in range(200))) == list(range(200))  # type: ignore[misc]
+    hops.close()

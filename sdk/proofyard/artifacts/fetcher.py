@@ -13,9 +13,11 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
+from typing import Self
 
 from proofyard.artifacts.dag import BLOCK_COST, children_of, claimed_size
 from proofyard.artifacts.errors import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact, IpfsUnavailable
@@ -25,6 +27,7 @@ from proofyard.artifacts.walking import walk
 from proofyard.protocol.cid import DAG_PB, cid_codec
 from proofyard.protocol.types import Cid
 from proofyard.runtime.chance import chance
+from proofyard.runtime.hops import Hops
 from proofyard.transport import Connection, ProtocolViolation, TransportError
 
 logger = logging.getLogger("proofyard.artifacts")
@@ -39,6 +42,9 @@ BATCH_SECONDS = 0.25
 
 LANES = 2
 """Requests under way at one provider, so that the next blocks follow without a pause."""
+
+AHEAD_BYTES = 1 << 20
+"""Of one request's blocks that are stored while the next ones come; and one more."""
 
 SURVEY_SECONDS = 2.0
 """How often a provider is asked again for what it lacked: it may be fetching the same artifact."""
@@ -214,17 +220,60 @@ async def _lane(job: "_Job", provider: BlockProvider) -> None:
     while batch := await job.take(provider.name, count):
         left, start = set(batch), clock()
         try:
-            async with aclosing(provider.blocks(batch)) as blocks:
+            async with aclosing(provider.blocks(batch)) as blocks, _Keeping(job, provider.name, left) as keeping:
                 async for cid, data in blocks:
                     if data is None:
                         job.absent(cid, provider.name)
+                        left.discard(cid)
                     else:
-                        await job.keep(cid, data, provider.name)
-                    left.discard(cid)
+                        await keeping.add(cid, data)
         finally:
             job.give_back(left, provider.name)
         per_block = (clock() - start) / len(batch)
         count = max(1, min(MAX_BATCH, int(BATCH_SECONDS / max(per_block, 1e-6))))
+
+
+class _Keeping:
+    """What one request brought and is being stored, while more of it comes."""
+
+    def __init__(self, job: "_Job", peer: str, left: set[Cid]) -> None:
+        """What is stored goes from `left`."""
+        self._job, self._peer, self._left = job, peer, left
+        self._tasks: deque[tuple[asyncio.Task[None], int]] = deque()
+        self._bytes = 0
+
+    async def add(self, cid: Cid, data: bytes) -> None:
+        """Raises what an earlier block raised, as leaving does."""
+        self._bytes += len(data)
+        self._tasks.append((asyncio.create_task(self._kept(cid, data)), len(data)))
+        while self._bytes > AHEAD_BYTES or (self._tasks and self._tasks[0][0].done()):
+            await self._first()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, error: type[BaseException] | None, *_rest: object) -> None:
+        try:
+            if error is None:
+                while self._tasks:
+                    await self._first()
+            elif issubclass(error, Exception):
+                # What has come is kept, however the request ended.
+                await asyncio.gather(*(task for task, _ in self._tasks), return_exceptions=True)
+        finally:
+            for task, _ in self._tasks:
+                task.cancel()
+            await asyncio.gather(*(task for task, _ in self._tasks), return_exceptions=True)
+
+    async def _first(self) -> None:
+        task, size = self._tasks[0]
+        await task
+        self._tasks.popleft()
+        self._bytes -= size
+
+    async def _kept(self, cid: Cid, data: bytes) -> None:
+        await self._job.keep(cid, data, self._peer)
+        self._left.discard(cid)
 
 
 class _Job:
@@ -251,6 +300,7 @@ class _Job:
         self._deep = deep
         self._max_bytes = max_bytes
         self._store = store
+        self._storing = Hops(None)
         self._on_progress = on_progress
         self._wanted = _Wanted()
         self._under_way: dict[Cid, set[str]] = {}
@@ -300,7 +350,7 @@ class _Job:
         """Check and store a block, and want what it shows to be missing below it. Raises `ForgedBlock`."""
         self._require_room(len(data))
         try:
-            await asyncio.to_thread(self._store.put_block, cid, data)
+            await self._storing.run(partial(self._store.put_block, cid, data))
         except CorruptArtifact:
             raise ForgedBlock(peer, cid) from None
         if self._deep and cid_codec(cid) == DAG_PB:

@@ -18,10 +18,11 @@ SMALL_BYTES = 64 << 10
 
 
 class Hops:
-    """One thread. What is asked for while it is busy goes together when it is free."""
+    """One thread at a time. What is asked for while it is busy goes together when it is free."""
 
-    def __init__(self, name: str) -> None:
-        self._thread = ThreadPoolExecutor(1, name)
+    def __init__(self, name: str | None) -> None:
+        """With a name it is a thread of its own, or else one of those that everybody shares."""
+        self._thread = None if name is None else ThreadPoolExecutor(1, name)
         self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         self._drain: asyncio.Task[None] | None = None
 
@@ -38,7 +39,8 @@ class Hops:
         """What has not begun is never done."""
         if self._drain is not None:
             self._drain.cancel()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _drained(self) -> None:
         # Whatever becomes due in this turn of the loop goes together.
