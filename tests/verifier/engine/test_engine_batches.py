@@ -50,7 +50,7 @@ from proofyard.verifier.engine.rows import (
     Work,
     WorkState,
 )
-from proofyard.verifier.engine.world import Rows, Rules
+from proofyard.verifier.engine.world import Node, Rows, Rules
 
 JOB, ZERO = JobId(1), Digest(bytes(32))
 WORKER = address(1)
@@ -379,6 +379,8 @@ def test_a_decoy_that_a_round_has_to_wait_for_has_its_batch_before_that_is_done(
         (ROUNDS, [COMMITTED] * 2 + [GIVEN] * 2 + [WAITING] * 2, {"few_tasks": 2}, []),
         (ROUNDS, [COMMITTED] * 2 + [GIVEN] * 2 + [WAITING] * 2, {"job": {"look_ahead": 4, "workers": 2}}, []),
         (ROUNDS, [COMMITTED] * 2 + [GIVEN] * 2 + [WAITING] * 2, {"promised_until": START + 600}, []),
+        (ROUNDS, [COMMITTED] * 2 + [GIVEN] * 2 + [WAITING] * 2, {"valid": 9}, []),
+        (ROUNDS, [COMMITTED] * 2 + [GIVEN] * 2 + [WAITING] * 2, {"valid": None}, []),
         ([[]] * 6, [COMMITTED] * 2 + [GIVEN] * 2 + [READY] * 2, {}, []),
     ],
     ids=[
@@ -390,6 +392,8 @@ def test_a_decoy_that_a_round_has_to_wait_for_has_its_batch_before_that_is_done(
         "many",
         "one whose rounds close by what is on chain",
         "one that is short",
+        "workers that are new",
+        "workers that have gone",
         "no rounds",
     ],
 )
@@ -398,8 +402,10 @@ def test_a_job_of_rounds_has_a_batch_before_its_last_one(
 ) -> None:
     usual: dict[str, Any] = {"job": {"look_ahead": 4}, "few_tasks": 32, "promised_until": START + 570}
     had = [Batch(id=1, state=BatchState.SETTLED, root=Digest(bytes(32)), members=b"", lines=((JOB, 20),))]
-    rows = had if rules.pop("had", False) else []
+    rows, valid = had if rules.pop("had", False) else [], rules.pop("valid", 10)
     here = desk(deps, states, rows=rows, **usual | rules)
+    if valid is not None:
+        here.engine.world.nodes[WORKER] = Node(WORKER, address(1001), 1, 1, valid, frozenset(), 1, 1, 1)
     here.wait(20)
     assert here.batches()[len(rows) :] == batches
 

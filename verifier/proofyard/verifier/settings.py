@@ -37,7 +37,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     gives the job to another verifier makes a promise of it impossible to keep.
     `batch_tasks`: so many commitments make a batch, of all jobs; `batch_s`: none waits longer for its batch, but
     fewer than 32 of them five times as long, while nobody needs their verdicts. A job of rounds whose first commitment
-    has waited half of it has a batch before its last round.
+    has waited half of it has a batch before its last round, if none of its workers is new.
     `decoys_bps`: of so many tasks in 10,000 a decoy is put into a batch first (docs/economics.md).
     `least_fee_bps`: a job's verifier fee is at least so much of what its gas costs at the present price, in 1/10,000,
     each wei of it at `token_per_ether` base units; 0 takes every fee. `job_tasks`: no job of more tasks is taken;

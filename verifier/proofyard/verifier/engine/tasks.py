@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.dial import TRUST_FROM
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.types import Address, Cid, JobId, TaskIndex
 from proofyard.verifier.engine import backing, decoys, jobs, scheduling
@@ -891,17 +892,22 @@ def _is_held_up(world: World, job_id: JobId) -> bool:
 def _nears_end(world: World, job_id: JobId, now: Now) -> bool:
     """Whether the last round but one of a job is given out, whose first commitment has waited long enough and has had
     no batch: audits of a first one fall into gaps then, and few are left when the job ends. A decoy makes two batches
-    of a job anyway."""
+    of a job anyway, and a fault in the first one three, so only workers that have been found right do not wait."""
     rules, book = world.rules, world.memory(Memory).books.get(job_id)
     if book is None or book.job.workers or not book.graph.gates[-1].deps or world.rows.batches_of.get(job_id):
         return False
     if world.memory(Memory).unbatched_of[job_id] >= rules.few_tasks:
         return False
     left = book.counts[TaskState.READY] + book.counts[TaskState.WAITING]
-    if not 0 < left <= len(book.given) or any(work.decoy for work in book.works):
+    if not 0 < left <= len(book.given) or any(work.decoy or not _is_proven(world, work) for work in book.works):
         return False
     since = now.chain - rules.first_s
     return any(0 < work.promised_until <= since + rules.receipt_time for work in book.works)
+
+
+def _is_proven(world: World, work: Work) -> bool:
+    node = world.nodes.get(work.node)
+    return node is not None and node.consecutive_valid >= TRUST_FROM
 
 
 def starves(world: World, job_id: JobId) -> bool:

@@ -41,7 +41,8 @@ class Rules:
     """Fewer commitments are few: a batch costs gas, whatever is in it."""
     few_s: float = 300.0
     first_s: float = 30.0
-    """A job of rounds whose first commitment has waited so long has a batch before its last round, where few wait."""
+    """A job of rounds whose first commitment has waited so long has a batch before its last round, where few wait and
+    no worker is new."""
     batch_min_s: float = 1.0
     """Between two batches, so that what many jobs wait for at once goes into one."""
     company_s: float = 60.0
