@@ -9,6 +9,7 @@ import ctypes
 import logging
 import threading
 import weakref
+from array import array
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -68,7 +69,6 @@ class _Growth(ctypes.Structure):
 
 
 _BEGUN, _GROWTH = Struct("9q"), Struct("4q")
-_Datagrams, _Sizes = ctypes.c_char_p * MOST, ctypes.c_int64 * MOST
 
 
 class _Scratch(threading.local):
@@ -106,7 +106,7 @@ class Library:
                 (pointer, text, number, ctypes.c_uint64, number, number, *[pointer] * 2, number, *[pointer] * 4),
             ),
             ("hide", None, (pointer, number, number, number, text)),
-            ("open", number, (pointer, text, *[number] * 3, pointer, pointer, text, *[pointer] * 5, number)),
+            ("open", number, (pointer, text, *[number] * 3, *[text] * 3, *[pointer] * 5, number)),
             ("sort", None, (pointer,) * 6),
         ):
             function = getattr(self.c, f"packets_{name}")
@@ -177,8 +177,9 @@ class CompiledReader:
 
     def __init__(self, keys: CompiledKeys, datagrams: Sequence[bytes], masks: bytes, cid: bytes, usual: int) -> None:
         """At most `MOST` datagrams of `MOST_BYTES` in all."""
-        self._keys, self._count = keys, len(datagrams)
-        self._given = (cid, len(cid), usual, self._count, _Datagrams(*datagrams), _Sizes(*map(len, datagrams)), masks)
+        self._keys = keys
+        joined, sizes = b"".join(datagrams), array("q", map(len, datagrams)).tobytes()
+        self._given = (cid, len(cid), usual, len(datagrams), joined, sizes, masks)
 
     def run(self, at: int, expected: int, largest: int, room: int, growing: Growing) -> Run:
         c, scratch = self._keys.library.c, self._keys.library.scratch

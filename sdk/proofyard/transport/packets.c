@@ -232,17 +232,20 @@ static int continues(Run *run, Growth *growths, int32_t *owners, int64_t *pieces
   return 1;
 }
 
-// Take datagrams from `run->at` on as long as they go on where their streams were. Each is where `datagrams` says,
+// Take datagrams from `run->at` on as long as they go on where their streams were. They lie one behind the other, each
 // has `sizes` bytes and a mask of 16. Standing still it says why; `again` goes on with the packet that it stood still
 // at, which lies behind `run->filled`. `plain` has room for all datagrams and one of the largest more.
 int64_t packets_open(const Keys *keys, const uint8_t *cid, int64_t cid_size, int64_t usual, int64_t count,
-                     const uint8_t *const *datagrams, const int64_t *sizes, const uint8_t *masks, Run *run,
+                     const uint8_t *datagrams, const int64_t *sizes, const uint8_t *masks, Run *run,
                      Growth *growths, int32_t *owners, int64_t *pieces, uint8_t *plain, int64_t again) {
   uint8_t header[1 + 20 + LONGEST_NUMBER];
   const int64_t number_at = 1 + cid_size;
+  const uint8_t *next = datagrams;
+  for (int64_t i = 0; i < run->at; i++) next += sizes[i];
   for (; run->at < count; run->at++) {
-    const uint8_t *data = datagrams[run->at], *mask = masks + run->at * SAMPLE;
+    const uint8_t *data = next, *mask = masks + run->at * SAMPLE;
     int64_t size = sizes[run->at];
+    next += size;
     uint8_t *body = plain + run->filled;
     if (!again) {
       if (size < number_at + LONGEST_NUMBER + SAMPLE) return UNUSUAL;
