@@ -523,6 +523,22 @@ async def test_a_forged_block_among_those_that_are_being_stored_is_found(store, 
     assert store.get_bytes(cid) == source.get_bytes(cid)
 
 
+async def test_a_forged_block_is_found_where_the_request_breaks_off_after_it(store, new_store, pattern, monkeypatch):
+    source = new_store("source")
+    cid = source.put_bytes(pattern(40 * CHUNK_BYTES))
+
+    def forges_and_goes(asked, number):
+        if number == 3:
+            raise ConnectionLost("pouring", "gone")
+        return b"forged" if number == 2 else source.get_block(asked)
+
+    monkeypatch.setattr(fetcher, "LANES", 1)
+    forger = Pouring(forges_and_goes)
+    with pytest.raises(ArtifactUnavailable, match="sent something else"):
+        await fetch(store, cid, [forger], max_bytes=LIMIT)
+    assert forger.points == fetcher.FORGERY_POINTS
+
+
 async def test_what_came_before_a_request_broke_off_is_kept(store, new_store, pattern, monkeypatch):
     source = new_store("source")
     cid = source.put_bytes(pattern(40 * CHUNK_BYTES))

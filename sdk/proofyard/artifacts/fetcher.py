@@ -254,12 +254,12 @@ class _Keeping:
 
     async def __aexit__(self, error: type[BaseException] | None, *_rest: object) -> None:
         try:
-            if error is None:
+            if error is not None and issubclass(error, Exception):
+                # What has come is kept, however the request ended; what was wrong with it goes before how that was.
+                await asyncio.gather(*(task for task, _ in self._tasks), return_exceptions=True)
+            if error is None or issubclass(error, Exception):
                 while self._tasks:
                     await self._first()
-            elif issubclass(error, Exception):
-                # What has come is kept, however the request ended.
-                await asyncio.gather(*(task for task, _ in self._tasks), return_exceptions=True)
         finally:
             for task, _ in self._tasks:
                 task.cancel()
