@@ -15,6 +15,7 @@ from proofyard.node.limits import OfferRefused
 from proofyard.node.news import News
 from proofyard.node.rounds import courses
 from proofyard.node.rounds.courses import Courses
+from proofyard.protocol import closing
 from proofyard.protocol.bls import BlsSignature
 from proofyard.protocol.certificate import Certificate, Delta, Phase
 from proofyard.protocol.cid import cid_digest, raw_cid
@@ -190,6 +191,16 @@ async def test_a_job_that_is_not_this_nodes_to_vote_in_is_left_alone(tasks: Any,
     reads = world.reads
     await asyncio.sleep(0.1)
     assert world.reads == reads, "it is looked at once"
+
+
+async def test_who_others_voters_are_is_not_looked_at(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proofs of 128 voters take a minute, and anybody opens jobs that name them."""
+    looked_at: list[Any] = []
+    monkeypatch.setattr(closing, "roster_of", looked_at.append)
+    world = World(manifest(OTHER.as_voter(3)))
+    tasks.append(asyncio.create_task(world.courses.run()))
+    await until(lambda: world.courses._seen and not world.courses._wanted)
+    assert world.reads and not looked_at
 
 
 @pytest.mark.parametrize("comes_back", [True, False])

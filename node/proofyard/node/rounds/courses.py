@@ -31,7 +31,7 @@ from proofyard.protocol.codec import CodecError
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.messages import SubmitCommitment, TaskOffer
 from proofyard.protocol.roster import Roster, RosterInvalid
-from proofyard.protocol.types import Cid, JobId, ProofyardError
+from proofyard.protocol.types import Address, Cid, JobId, ProofyardError
 from proofyard.protocol.workload_bits import workload_bits
 from proofyard.workloads.errors import WorkloadError
 from proofyard.workloads.workload import all_tasks, load_workload, rounds_of
@@ -213,8 +213,8 @@ class Courses:
             return None
         cid = make_cid(record.manifest, RAW)
         manifest = decode_manifest(await self._read(cid, MAX_MANIFEST_BYTES))
-        found = await asyncio.to_thread(_roster, manifest)
-        if found is None or self._own not in found[1].by_node:
+        found = await asyncio.to_thread(_roster, manifest, self._own)
+        if found is None:
             return None
         rules, roster = found
         shard = list(roster.by_node).index(self._own) % rules.workers
@@ -276,10 +276,13 @@ class Courses:
         moved.set()
 
 
-def _roster(manifest: Manifest) -> tuple[Rules, Roster] | None:
-    """The rules of a job whose rounds nodes decide, and who they are. Raises `ManifestRefused`."""
+def _roster(manifest: Manifest, own: Address) -> tuple[Rules, Roster] | None:
+    """The rules of a job whose rounds nodes decide, and who they are; None where `own` is none of them: the proofs of
+    many voters take a minute. Raises `ManifestRefused`, `RosterInvalid`."""
     workload = load_workload(manifest.workload)
     workload.check(manifest)
     rules = rounds_of(workload, manifest)
-    roster = None if rules is None else rules.roster
-    return None if rules is None or roster is None else (rules, roster)
+    if rules is None or all(voter.node != own for voter in rules.closing.voters):
+        return None
+    roster = rules.roster
+    return None if roster is None else (rules, roster)
