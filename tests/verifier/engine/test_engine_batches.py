@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 from enginetown import OWN, START, address, specs_of, submission
 
-from proofyard.chain.events import BatchCommitted, BatchDropped, JobCommitted, JobTaken, Position
+from proofyard.chain.events import (
+    BatchCommitted,
+    BatchDropped,
+    BatchSettled,
+    BatchTaken,
+    JobCommitted,
+    JobTaken,
+    Position,
+)
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.mark import UNOPENED
@@ -28,6 +36,7 @@ from proofyard.verifier.engine.events import (
     NodeJoined,
     Now,
     RecordRefused,
+    RecordSettled,
     ResultLooked,
     RolledBack,
     Signed,
@@ -130,8 +139,8 @@ def desk(
     deps: Sequence[Sequence[int]], states: Sequence[TaskState], *, job: dict[str, Any] | None = None, **rules: Any
 ) -> Desk:
     """A job whose tasks are in these states; those that somebody has or had are in their first attempt, `decoys` with
-    one beside them. `rows`: more of them."""
-    promised, decoys = rules.pop("promised_until", FAR), rules.pop("decoys", ())
+    one beside them, and in the `batched` of each where there are any. `rows`: more of them."""
+    promised, decoys, batched = rules.pop("promised_until", FAR), rules.pop("decoys", ()), rules.pop("batched", ())
     rows: list[Row] = [job_row(len(deps), **job or {}), *rules.pop("rows", ())]
     works = {
         TaskState.GIVEN: WorkState.GIVEN,
@@ -145,6 +154,8 @@ def desk(
             work = work_row(spec.index, works[state], promised)
             work.inputs = tuple(raw_cid(b"%d 1" % dep) for dep in spec.deps)
             work.decoy = spec.index in decoys
+            if batched:
+                work.state, work.batch = WorkState.BATCHED, batched[spec.index]
             rows.append(work)
     return Desk(rows, **rules)
 
@@ -654,6 +665,28 @@ def test_a_batch_that_is_final_leaves_the_memory_once_no_reorganisation_can_reac
     assert not any(left)
     here.tell(RolledBack(5))
     assert here.tasks() == ["accepted", "given"]
+
+
+def test_a_batch_that_waited_for_another_may_have_left_the_memory_before_that_is_over() -> None:
+    """Others settled it as stale: what it rests on was voided, and has all its time again."""
+    first, second = (
+        Batch(id=n, state=state, root=ZERO, members=b"", lines=((JOB, 1),), chain_id=BatchId(6 + n), commit_block=1)
+        for n, state in ((1, BatchState.TAKEN), (2, BatchState.JUDGED))
+    )
+    here = desk([[], [0]], [COMMITTED, COMMITTED], rows=[first, second], batch_s=10**6, batched=(1, 2))
+    rows = here.engine.world.rows
+    assert not [effect for effect in here.wanted if isinstance(effect, Settle)], "the second waits for the first"
+    place, zero = Position(10, ZERO, 0), Wei(0)
+    here.tell(ChainEvent(BatchTaken(place, BatchId(8), OperatorId(9), OperatorId(OWN), (), 1, 1), START))
+    settled = BatchSettled(place, BatchId(8), 1, ZERO, 0, zero, zero, ZERO, raw_cid(b"record"), 3, 0, ())
+    here.tell(ChainEvent(settled, START))
+    here.tell(RecordSettled(2, 0, raw_cid(b"record"), (((JOB, TaskIndex(1)), "stale", ""),), (), (), 10, 0))
+    here.tell(Finalized(BatchId(8)))
+    here.block += DEEP_BLOCKS
+    here.wait(FORGET_S + 1)
+    assert list(rows.batches) == [1]
+    here.tell(ChainEvent(BatchDropped(place, BatchId(7)), START))
+    assert first.state == BatchState.DROPPED
 
 
 def test_a_jobs_batches_are_found_by_its_number() -> None:

@@ -491,8 +491,7 @@ def _is_waited_for(world: World, batch: Batch) -> bool:
 
 def not_committed(world: World, row: int) -> None:
     """A batch's commit did not come to anything this time."""
-    for other in sorted(world.memory(Memory).after.pop(row, ())):
-        settle_maybe(world, world.rows.batches[other])
+    _let_settle(world, row)
 
 
 def signed(world: World, event: Signed, now: Now) -> None:
@@ -631,8 +630,14 @@ def _over(world: World, batch: Batch, now: Now) -> None:
     """Nothing of it is in flight any more: who waited for it goes on."""
     world.memory(Memory).due.pop(batch.id, None)
     world.memory(Memory).refused.pop(batch.id, None)
-    for row in sorted(world.memory(Memory).after.pop(batch.id, ())):
-        settle_maybe(world, world.rows.batches[row])
+    _let_settle(world, batch.id)
+
+
+def _let_settle(world: World, row: int) -> None:
+    """Those that waited for a batch go on. One that others settled may have left the memory."""
+    for other in sorted(world.memory(Memory).after.pop(row, ())):
+        if other in world.rows.batches:
+            settle_maybe(world, world.rows.batches[other])
 
 
 def unsettled(world: World, batch: Batch, now: Now) -> None:
