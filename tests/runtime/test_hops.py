@@ -68,3 +68,20 @@ async def test_without_a_name_it_borrows_one_thread_at_a_time() -> None:
 
     assert await asyncio.gather(*(hops.run(lambda n=n: alone(n)) for n in range(200))) == list(range(200))  # type: ignore[misc]
     hops.close()
+
+
+async def test_where_no_thread_is_to_be_had_those_that_asked_hear_of_it_and_later_ones_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    hops = Hops("short")
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        async with asyncio.timeout(30):
+            found = await asyncio.gather(*(hops.run(lambda: 1) for _ in range(AT_ONCE + 1)), return_exceptions=True)
+    assert {str(each) for each in found} == {"can't start new thread"}
+    async with asyncio.timeout(30):
+        assert await hops.run(lambda: 2) == 2
+    hops.close()

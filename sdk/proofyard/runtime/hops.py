@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_Outcome = tuple[Any, Exception | None]
+
 Aside = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs a call in some thread, as `asyncio.to_thread` and `Hops.run` do."""
 
@@ -43,25 +45,33 @@ class Hops:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _drained(self) -> None:
-        # Whatever becomes due in this turn of the loop goes together.
-        await asyncio.sleep(0)
-        while self._waiting:
-            part, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
-            wanted = [(work, future) for work, future in part if not future.done()]
-            works = [work for work, _ in wanted]
-            found = await asyncio.get_running_loop().run_in_executor(self._thread, _tried, works)
-            for (_, future), (value, error) in zip(wanted, found, strict=True):
-                if future.done():
-                    continue
-                if error is None:
-                    future.set_result(value)
-                else:
-                    future.set_exception(error)
-        self._drain = None
+        try:
+            # Whatever becomes due in this turn of the loop goes together.
+            await asyncio.sleep(0)
+            while self._waiting:
+                part, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
+                wanted = [(work, future) for work, future in part if not future.done()]
+                found = await self._hop([work for work, _ in wanted])
+                for (_, future), (value, error) in zip(wanted, found, strict=True):
+                    if future.done():
+                        continue
+                    if error is None:
+                        future.set_result(value)
+                    else:
+                        future.set_exception(error)
+        finally:
+            self._drain = None
+
+    async def _hop(self, works: list[Callable[[], Any]]) -> list[_Outcome]:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, _tried, works)
+        except RuntimeError as error:
+            # No thread is to be had now: a machine has so many of them at most.
+            return [(None, error)] * len(works)
 
 
-def _tried(works: list[Callable[[], Any]]) -> list[tuple[Any, Exception | None]]:
-    found: list[tuple[Any, Exception | None]] = []
+def _tried(works: list[Callable[[], Any]]) -> list[_Outcome]:
+    found: list[_Outcome] = []
     for work in works:
         try:
             found.append((work(), None))
