@@ -46,12 +46,13 @@ def build(name: str, source: Path, flags: Sequence[str], libraries: Sequence[str
 
 
 def _ours(library: Path) -> bool:
-    """Whether the file is there and nobody else could have written it."""
+    """Whether the file is there and nobody else could have written it. An empty one is what a power cut leaves."""
     try:
         file, folder = library.stat(), library.parent.stat()
     except OSError:
         return False
-    return file.st_uid == folder.st_uid == os.getuid() and not (file.st_mode | folder.st_mode) & 0o022
+    written = file.st_size > 0 and not (file.st_mode | folder.st_mode) & 0o022
+    return written and file.st_uid == folder.st_uid == os.getuid()
 
 
 def _run(command: list[str]) -> str:
