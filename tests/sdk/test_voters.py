@@ -8,10 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from proofyard.chain import Wallet
+from proofyard.protocol import bls
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.closing import roster_among
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.messages import AskVoter, VoterKey
+from proofyard.protocol.roster import possession_digest
 from proofyard.protocol.types import Address
 from proofyard.protocol.workload_bits import workload_bits
 from proofyard.sdk.errors import JobRefused
@@ -76,6 +78,17 @@ async def test_who_is_away_or_shows_no_key_of_its_own_has_no_vote() -> None:
     assert await found(theirs, strange) == {ONE.address: 5}
     silent = {**KEYS, TWO.address: PeerUnreachable("127.0.0.1", 1, "it is away")}
     assert await found(theirs, silent) == {ONE.address: 5}
+
+
+async def test_whoever_has_two_nodes_vote_with_one_key_has_no_vote_and_keeps_nobody_elses() -> None:
+    secret = ONE.voter_secret()
+    key = bls.public_key(secret)
+    proofs = {who.address: bls.prove_possession(secret, possession_digest(who.address, key)) for who in (ONE, THREE)}
+    pair = {address: VoterKey(key, proof) for address, proof in proofs.items()}
+    theirs = [node(ONE, "a", 5), node(TWO, "b", 5), node(THREE, "c", 5)]
+    assert await found(theirs, {**KEYS, **pair}) == {TWO.address: 5}
+    with pytest.raises(JobRefused, match="rounds_by"):
+        await found([theirs[0], theirs[2]], {**pair})
 
 
 async def test_a_node_without_an_endpoint_votes_where_verifiers_have_met_it() -> None:

@@ -61,7 +61,8 @@ async def find_voters(chain: ChainClient, peers: Peers, workload: str, answer_s:
 
 
 def _roster(found: Sequence[tuple[NodeRecord, VoterKey]]) -> tuple[Voter, ...]:
-    """Those whose proofs hold, as a roster has them."""
+    """Those whose proofs hold and whose keys are no other node's, as a roster has them: who has two nodes show one key
+    has neither vote, and keeps nobody else from voting."""
     of_owner = Counter(node.owner for node, _ in found)
     voters = [
         Voter(node.node, said.key, said.possession, max(1, node.stake // TOKEN // of_owner[node.owner]))
@@ -71,9 +72,10 @@ def _roster(found: Sequence[tuple[NodeRecord, VoterKey]]) -> tuple[Voter, ...]:
     try:
         return roster_among(ordered).voters
     except RosterInvalid:
-        right = tuple(filter(_is_right, ordered))
+        right = list(filter(_is_right, ordered))
+    shown = Counter(voter.key for voter in right)
     try:
-        return roster_among(right).voters
+        return roster_among(tuple(voter for voter in right if shown[voter.key] == 1)).voters
     except RosterInvalid as error:
         raise JobRefused(f"rounds_by: {error}") from None
 
