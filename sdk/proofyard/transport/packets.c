@@ -102,7 +102,8 @@ static int seal(const Keys *keys, uint64_t number, const uint8_t *header, int he
 // Up to `most` packets of `size` bytes, each full of the data of the source whose turn it is; how many there are, -1
 // where encryption failed. Sources are taken in the order of `turns`; one that has sent something new goes to its end.
 // It ends where a source has something, but not enough for a packet, where the range of one is used up, and at one that
-// holds less than nothing. `room` is what all may send together. Headers are not hidden yet: for that there is a sample of each packet.
+// holds less than nothing. `room` is what all may send together. Headers are not hidden yet: for that there is a sample
+// of each packet.
 int64_t packets_seal(const Keys *keys, const uint8_t *start, int64_t start_size, uint64_t number, int64_t size,
                      int64_t most, Source *sources, int64_t *turns, int64_t count, int64_t *room, uint8_t *out,
                      Sent *sent, uint8_t *samples) {
@@ -200,8 +201,8 @@ static int opens(const Keys *keys, uint64_t number, const uint8_t *header, int h
          crypto.decrypt_final(keys->context, rest, &done) == 1;
 }
 
-// Whether a payload of `size` bytes is one frame that goes on where its stream was: then it is part of the run, its data
-// behind what came before. 2 where that stream's growth has to be asked for first.
+// Whether a payload of `size` bytes is one frame that goes on where its stream was: then it is part of the run, its
+// data behind what came before. 2 where that stream's growth has to be asked for first.
 static int continues(Run *run, Growth *growths, int32_t *owners, int64_t *pieces, int64_t number, uint8_t *plain,
                      int64_t size) {
   if (number <= run->largest || (number != run->stop && run->stop > run->start)) return 0;
@@ -234,7 +235,8 @@ static int continues(Run *run, Growth *growths, int32_t *owners, int64_t *pieces
 
 // Take datagrams from `run->at` on as long as they go on where their streams were. They lie one behind the other, each
 // has `sizes` bytes and a mask of 16. Standing still it says why; `again` goes on with the packet that it stood still
-// at, which lies behind `run->filled`. `plain` has room for all datagrams and one of the largest more.
+// at, which lies behind `run->filled`. `plain` has room for all datagrams together; `owners`, `pieces` and `growths`
+// have one place for each.
 int64_t packets_open(const Keys *keys, const uint8_t *cid, int64_t cid_size, int64_t usual, int64_t count,
                      const uint8_t *datagrams, const int64_t *sizes, const uint8_t *masks, Run *run,
                      Growth *growths, int32_t *owners, int64_t *pieces, uint8_t *plain, int64_t again) {
