@@ -10,7 +10,10 @@ from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicProtocolVersi
 from aioquic.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
 from quic_twins import ADDRESS, compare, joined, keys_of, picture, same_chance, twin
 
+from proofyard.transport import compiled
 from proofyard.transport.arrivals import GROUP
+from proofyard.transport.compiled import CompiledReader
+from proofyard.transport.packets import SAMPLE
 from proofyard.transport.quic import PeerQuic
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -247,3 +250,12 @@ def test_forged_packets_change_nothing():
     start = b"\x40" + pair.group.host_cid
     pair.group.receive_datagrams([(start + chance.randbytes(1200), ADDRESS) for _ in range(GROUP)], 1.0)
     assert picture(pair.group) == before
+
+
+def test_what_does_not_fit_is_not_opened_as_one_group():
+    """Nothing below `_reader` looks at it again: `packets.c` writes what it is given into buffers of a fixed size."""
+    quic = Pair(0, random.Random(3)).group
+    fitting = [bytes(compiled.MOST_BYTES // GROUP)] * GROUP
+    groups = fitting, [*fitting[1:], fitting[0] + b"?"], [bytes(1000)] * (GROUP + 1)
+    readers = [quic._reader(each, bytes(SAMPLE * len(each))) for each in groups]
+    assert [isinstance(each, CompiledReader) for each in readers] == [compiled.library is not None, False, False]

@@ -1,6 +1,7 @@
 """Groups of packets by `packets.c` against plain Python: the same, whatever is sent and whatever comes."""
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from aioquic.tls import CipherSuite
 from proofyard.runtime import compiling
 from proofyard.transport import compiled
 from proofyard.transport.compiled import CompiledReader, CompiledSealer, Library
-from proofyard.transport.packets import SAMPLE, Flight, PlainReader, PlainSealer, Reader, Run, Source
+from proofyard.transport.packets import SAMPLE, Flight, PlainReader, PlainSealer, Reader, Run, Source, varint
 
 CID = bytes(range(8))
 LIMITS = [1 << 14, 1 << 20, 1 << 30, (1 << 62) - 1]
+EDGES = (0, 4, 63, 64, 16_383, 16_384, (1 << 30) - 1, 1 << 30)
+"""Numbers of streams: the first and last of each size."""
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def sources(chance: random.Random) -> list[Source]:
         highest = chance.choice([start, max(0, start - 900), base + len(data)])
         fin = chance.choice([-1, base + len(data)])
         held = -1 if chance.random() < 0.1 else held
-        number = chance.choice([4 * stream, 4 * stream + 100, 4 * stream + (1 << 33)])
+        number = chance.choice([4 * stream, 4 * stream + 100, 4 * stream + (1 << 33), *EDGES])
         made.append(Source(number, data, base, start, held, highest, chance.choice([*LIMITS, 1 << 41, start]), fin))
     return made
 
@@ -65,6 +68,35 @@ def test_flights_are_the_same(seed, keys, engines):
         chance.choice([1, 7, compiled.MOST]),
     )
     room = chance.choice([0, 1000, 20_000, 1 << 40])
+    plain = PlainSealer(keys.aead).seal(*given, one, room, masks)
+    assert engines[0].seal(*given, other, room, masks) == plain
+    assert one == other
+
+
+def few_bytes(chance: random.Random, size: int) -> list[Source]:
+    """Sources with so little that a packet of a few bytes often ends just where something else does."""
+    made = []
+    for stream in chance.sample(EDGES, chance.choice([1, 2, 5])):
+        base = chance.choice([0, 0, 40, 16_370, (1 << 30) - 30])
+        data = bytearray(chance.randbytes(chance.choice([1, 20, 90, 90])))
+        start, end = base + chance.choice([0, chance.randint(0, len(data))]), base + len(data)
+        head = varint(stream) + (varint(start) if start else b"")
+        stop = min(max(start, start + size - 30 - len(head)), end)
+        held, limit, fin = (chance.choice([start, stop, end, chance.randint(start, end)]) for _ in range(3))
+        highest = chance.choice([start, stop, end, chance.randint(start, stop)])
+        held = chance.choice([held, held, end, end, end, end, -1])
+        limit, fin = chance.choice([limit, 1 << 40, 1 << 40]), chance.choice([fin, -1])
+        made.append(Source(stream, data, base, start, held, highest, limit, fin))
+    return made
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_flights_are_the_same_at_every_edge(seed, keys, engines):
+    chance = random.Random(seed)
+    size = chance.randint(31, 50)
+    one, other = (made := few_bytes(chance, size)), like(made)
+    given = b"\x41" + CID, 7, size, chance.choice([1, 7, compiled.MOST])
+    room = chance.choice([1 << 40, chance.randrange(60)])
     plain = PlainSealer(keys.aead).seal(*given, one, room, masks)
     assert engines[0].seal(*given, other, room, masks) == plain
     assert one == other
@@ -107,21 +139,37 @@ def bulk(chance: random.Random) -> bytes:
     return b"\x0e" + integers + bytes(chance.choice([0, 4, 20]))
 
 
-def one_packet(keys: CryptoContext, number: int, plain: bytes) -> bytes:
+def one_packet(
+    keys: CryptoContext, number: int, plain: bytes, bits: int = 0x41, cid: bytes = CID, mask: bytes = bytes(SAMPLE)
+) -> bytes:
+    """Its number is shown in as many bytes as `bits` say."""
     assert keys.aead is not None
-    header = b"\x41" + CID + (number & 0xFFFF).to_bytes(2, "big")
-    return header + keys.aead.encrypt(plain, header, number)
+    size = (bits & 3) + 1
+    shown = number & (1 << 8 * size) - 1
+    body = keys.aead.encrypt(plain, bytes((bits,)) + cid + shown.to_bytes(size, "big"), number)
+    hidden = shown ^ int.from_bytes(mask[1 : 1 + size], "big")
+    return bytes((bits ^ mask[0] & 0x1F,)) + cid + hidden.to_bytes(size, "big") + body
 
 
-def everything(reader: Reader, count: int, first: int, chance: random.Random) -> list[Run]:
+@dataclass
+class Known:
+    """What a receiver knows when a group comes."""
+
+    expected: int
+    largest: int
+    room: int
+    streams: dict[int, tuple[int, int]]
+    """The byte that each lacks next, and its limit."""
+
+
+def everything(reader: Reader, count: int, known: Known) -> list[Run]:
     """The runs of a group, and what is left of it."""
-    runs, at, largest, expected = [], 0, first - 1, first
-    limits = {stream: (70_000, chance.choice([70_000, 74_000, 1 << 30])) for stream in (0, 4)}
-    room = chance.choice([0, 5_000, 1 << 40])
+    runs, at = [], 0
+    expected, largest, room, limits = known.expected, known.largest, known.room, known.streams
     while at < count:
         run = reader.run(at, expected, largest, room, limits.get)
         runs.append(run)
-        limits |= {stream: (following, limits[stream][1]) for stream, following, _ in run.grown}
+        limits = limits | {stream: (following, limits[stream][1]) for stream, following, _ in run.grown}
         room -= sum(len(data) for *_, data in run.grown)
         largest, expected, at = max(run.numbers[-1] if run.numbers else 0, largest), run.expected, run.at + 1
     return runs
@@ -131,9 +179,91 @@ def everything(reader: Reader, count: int, first: int, chance: random.Random) ->
 def test_runs_are_the_same(seed, keys, engines):
     chance = random.Random(seed)
     made, first = datagrams(chance, keys)
+    limits = {stream: (70_000, chance.choice([70_000, 74_000, 1 << 30])) for stream in (0, 4)}
+    known = Known(first, first - 1, chance.choice([0, 5_000, 1 << 40]), limits)
     given = (made, bytes(SAMPLE * len(made)), CID, 0x40)
-    plain = everything(PlainReader(keys.aead, *given), len(made), first, random.Random(seed))
-    assert everything(CompiledReader(engines[1], *given), len(made), first, random.Random(seed)) == plain
+    plain = everything(PlainReader(keys.aead, *given), len(made), known)
+    assert everything(CompiledReader(engines[1], *given), len(made), known) == plain
+
+
+def sized(value: int, size: int) -> bytes:
+    """An integer of variable length in so many bytes."""
+    return (value | size.bit_length() - 1 << 8 * size - 2).to_bytes(size, "big")
+
+
+def spoilt(frame: bytes, wrong: str, chance: random.Random) -> bytes:
+    """A frame that is wrong in one thing, as long as before."""
+    made = bytearray(frame)
+    at = 1 + (1 << (frame[1] >> 6))
+    if wrong == "kind":
+        made[0] ^= chance.choice([1, 2, 4, 6, 64])
+    elif wrong == "stream":
+        made[at - 1] ^= chance.choice([1, 2])
+    elif wrong == "offset":
+        made[at + 3] ^= chance.choice([1, 128])
+    elif wrong == "length":
+        made[at + 5] ^= chance.choice([1, 128])
+    elif wrong == "size of an integer":
+        made[chance.choice([at, at + 4])] ^= chance.choice([64, 128, 192])
+    return bytes(made)
+
+
+WRONG = ("kind", "stream", "offset", "length", "size of an integer", "bits", "cid", "number", "half", "tag", "short")
+
+
+def group(chance: random.Random, keys: CryptoContext) -> tuple[list[bytes], bytes, Known]:
+    """Packets of which each goes on where its stream was but for those that are wrong in one thing, and their masks."""
+    first = number = chance.choice([0, 1, 100, 200, 40_000, (1 << 16) - 3, 1 << 31, (1 << 32) - 2, (1 << 62) - 70])
+    starts = {
+        stream: chance.choice([0, 70_000, 1 << 29, (1 << 30) - 500])
+        for stream in chance.sample(EDGES, chance.choice([1, 3, 6]))
+    }
+    offsets, ends, sent = dict(starts), {stream: [at] for stream, at in starts.items()}, [0]
+    wrongs, made, masks = chance.choice([0, 0.05, 0.3]), [], chance.choice([bytes, chance.randbytes])(SAMPLE * 24)
+    for at in range(24):
+        wrong = chance.choice(WRONG) if chance.random() < wrongs else ""
+        stream = chance.choice([*starts])
+        offset, length = offsets[stream], chance.choice([0, 1, 6, 7, 8, 60, 300, 9_000])
+        size = chance.choice([each for each in (1, 2, 4, 8) if stream < 1 << 8 * each - 2])
+        head = b"\x0e" + sized(stream, size) + sized(offset, 4 if offset < 1 << 30 else 8) + sized(length, 2)
+        plain = spoilt(head + chance.randbytes(length), wrong, chance)
+        if not wrong and length and len(plain) >= 15:
+            offsets[stream] += length
+            ends[stream].append(offset + length)
+            sent.append(sent[-1] + length)
+        shown, bits = number, 0x40 | chance.choice([0, 32]) | chance.choice([1, 2, 3, 3])
+        number += 1
+        if wrong == "bits":
+            bits ^= chance.choice([4, 8, 16, 64, 128])
+        elif wrong == "number":
+            shown = max(0, shown + chance.choice([-1, 1, 3]))
+        elif wrong == "half":
+            size = chance.choice([1, 2])
+            bits = bits & ~3 | size - 1
+            shown = max(0, shown + chance.choice([-1, 1]) * (1 << 8 * size - 1) + chance.choice([-1, 0, 1]))
+        cid = bytes(8) if wrong == "cid" else CID
+        data = one_packet(keys, shown, plain, bits, cid, masks[SAMPLE * at : SAMPLE * (at + 1)])
+        if wrong == "tag":
+            data = data[:-1] + bytes((data[-1] ^ 1,))
+        elif wrong == "short":
+            data = data[: chance.choice([0, 1, 9, 28, 29, 30])]
+        made.append(data)
+    near = chance.choice([0, 0, 1])
+    limits = {
+        stream: (at, chance.choice([1 << 40, chance.choice(ends[stream]) - near])) for stream, at in starts.items()
+    }
+    if len(limits) > 1 and chance.random() < 0.2:
+        limits.popitem()
+    room = chance.choice([1 << 40, chance.choice(sent) - near])
+    return made, masks, Known(first, first - chance.choice([0, 1, 1, 1]), room, limits)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_runs_are_the_same_at_every_edge(seed, keys, engines):
+    made, masks, known = group(random.Random(seed), keys)
+    given = (made, masks, CID, 0x40)
+    plain = everything(PlainReader(keys.aead, *given), len(made), known)
+    assert everything(CompiledReader(engines[1], *given), len(made), known) == plain
 
 
 def test_a_run_hands_on_what_was_sent(keys, engines):
