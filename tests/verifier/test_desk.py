@@ -216,6 +216,22 @@ async def test_a_receipt_leaves_when_the_commitment_lasts_and_not_before(
     assert (work.state, work.promised_until) == (WorkState.COMMITTED, (await first).deadline)
 
 
+async def test_a_job_that_loses_its_number_while_a_commitment_is_looked_at_gets_no_receipt(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await counter.begin()
+    looked = counter.desk._first_state
+
+    async def goes_back(work: Work) -> Any:
+        found = await looked(work)
+        counter.verifier.rows.jobs[JobId(1)].manifest = cid_of_bytes(b"another")
+        return found
+
+    monkeypatch.setattr(counter.desk, "_first_state", goes_back)
+    assert "is another one's" in (await counter.refusal(counter.submission())).reason
+    assert counter.states()[0] == "given"
+
+
 async def test_one_bad_item_refuses_only_itself(counter: Counter) -> None:
     await counter.begin()
     works = [

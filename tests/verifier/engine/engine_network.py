@@ -612,6 +612,7 @@ class Network:
             events.WorkCommitted(
                 *(node.node, key, inputs, encode(submission), leaf, result, 10**8),
                 decoy=submission.decoy is not None,
+                manifest=manifest,
             ),
             most=6.0,
         )

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -14,6 +15,7 @@ from enginetown import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.lookahead import Standing, may_start
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.types import JobId, TaskIndex
@@ -492,6 +494,18 @@ def test_a_commitment_is_taken_from_its_holder_alone_and_may_be_told_again() -> 
     assert made.tell(stranger).refusal == "task 0 of job 1 is not yours"
     nothing = WorkCommitted(address(99), (JobId(5), TaskIndex(0)), (), b"", event.leaf, event.result, 0)
     assert made.tell(nothing).refusal == "job 5 has no task 0"
+
+
+def test_a_commitment_to_a_job_that_had_the_number_before_is_refused() -> None:
+    """It was checked while the chain went back, and its node has the same task of the other job by now."""
+    made = started([[]], look_ahead=0)
+    person = holder(made, 0)
+    finish(made, 0)
+    event = replace(person.done[0], manifest=raw_cid(b"of the job before"))  # type: ignore[attr-defined]
+    made = started([[]], look_ahead=0)
+    assert made.tell(event).refusal == "the number of job 1 is another one's since a reorganisation"
+    assert state(made, 0) == "given"
+    assert not made.tell(replace(event, manifest=job_row(made, JobId(1)).manifest)).refusal
 
 
 def test_a_commitment_to_other_inputs_is_refused() -> None:

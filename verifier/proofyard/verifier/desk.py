@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 
 from proofyard.artifacts import ArtifactError, cid_of_bytes
 from proofyard.protocol.certificate import Delta
-from proofyard.protocol.cid import RAW, cid_bytes, cid_codec, cid_digest
+from proofyard.protocol.cid import RAW, cid_bytes, cid_codec, cid_digest, make_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
 from proofyard.protocol.manifest import Manifest, TaskSpec
@@ -381,6 +381,7 @@ class Desk:
             commitment.result,
             held.deadline,
             decoy=message.decoy is not None,
+            manifest=make_cid(commitment.manifest),
         )
 
     async def _check_result(self, node: Address, message: SubmitCommitment) -> None:

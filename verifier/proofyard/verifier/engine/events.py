@@ -89,7 +89,8 @@ class TaskHandedBack:
 @dataclass(frozen=True, slots=True)
 class WorkCommitted:
     """A checked commitment. `inputs` are those it was made of; `promised_until` what the receipt is to say; `decoy`:
-    the submission holds one, which counts where it was ordered."""
+    the submission holds one, which counts where it was ordered. `manifest`: of the job that it was checked against,
+    whose number may be another one's by now."""
 
     node: Address
     key: TaskKey
@@ -99,6 +100,7 @@ class WorkCommitted:
     result: Cid
     promised_until: int
     decoy: bool = False
+    manifest: Cid | None = None
 
 
 @dataclass(frozen=True, slots=True)
