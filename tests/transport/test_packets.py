@@ -1,7 +1,7 @@
 """Groups of packets by `packets.c` against plain Python: the same, whatever is sent and whatever comes."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +100,14 @@ def test_flights_are_the_same_at_every_edge(seed, keys, engines):
     plain = PlainSealer(keys.aead).seal(*given, one, room, masks)
     assert engines[0].seal(*given, other, room, masks) == plain
     assert one == other
+
+
+@pytest.mark.parametrize(("start", "held"), [(0, 9_000), (69_999, 79_000), (70_000, 79_001), (75_000, 1 << 40)])
+def test_nothing_is_sent_of_what_lies_outside_of_a_buffer(start, held, engines):
+    outside = Source(4, bytearray(9_000), 70_000, start, held, 0, 1 << 50, -1)
+    assert engines[0].seal(b"\x41" + CID, 7, 1200, 20, [outside], 1 << 50, masks).datagrams == []
+    within = replace(outside, start=70_000, held=79_000)
+    assert engines[0].seal(b"\x41" + CID, 7, 1200, 20, [within], 1 << 50, masks).datagrams
 
 
 def datagrams(chance: random.Random, keys: CryptoContext) -> tuple[list[bytes], int]:

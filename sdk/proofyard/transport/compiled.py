@@ -233,8 +233,11 @@ class CompiledSealer:
         packed = bytearray(count * _SOURCE.size)
         held = [_BYTE.from_buffer(source.data) if source.data else _BYTE() for source in sources]
         for at, source in enumerate(sources):
+            # What a reset stream held is gone, and its range may still stand: nobody gets what lies behind a buffer.
+            within = source.base <= source.start and source.held <= source.base + len(source.data)
+            stop = source.held if within else -1
             _SOURCE.pack_into(
-                *(packed, at * _SOURCE.size, source.stream, source.start, source.held, source.highest, source.limit),
+                *(packed, at * _SOURCE.size, source.stream, source.start, stop, source.highest, source.limit),
                 *(source.fin, source.base, ctypes.addressof(held[at])),
             )
         scratch.turns[:count] = list(range(count))
