@@ -610,9 +610,8 @@ class Network:
         leaf = digest("leaf", manifest, key, inputs, node.node)
         self.later(
             events.WorkCommitted(
-                *(node.node, key, inputs, encode(submission), leaf, result, 10**8),
+                *(node.node, key, inputs, encode(submission), leaf, result, 10**8, manifest),
                 decoy=submission.decoy is not None,
-                manifest=manifest,
             ),
             most=6.0,
         )

@@ -411,7 +411,8 @@ class Town:
         result = truth(key, inputs) if honest else raw_cid(b"made up" + repr(key).encode())
         data, leaf = submission(person.node, key, inputs, result)
         promised = START + int(self.mono) + 600
-        event = WorkCommitted(person.node, key, inputs, data, leaf, result, promised)
+        manifest = self.engine.world.rows.jobs[key[0]].manifest
+        event = WorkCommitted(person.node, key, inputs, data, leaf, result, promised, manifest)
         before = len(self.refusals)
         self.tell(event)
         if len(self.refusals) == before:

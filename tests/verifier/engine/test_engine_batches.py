@@ -178,7 +178,7 @@ def test_a_batch_waits_while_other_tasks_can_still_go_on() -> None:
     assert here.batches() == []
     result = raw_cid(b"done")
     raw, leaf = submission(WORKER, (JOB, TaskIndex(1)), (), result)
-    here.tell(WorkCommitted(WORKER, (JOB, TaskIndex(1)), (), raw, leaf, result, FAR))
+    here.tell(WorkCommitted(WORKER, (JOB, TaskIndex(1)), (), raw, leaf, result, FAR, raw_cid(b"manifest")))
     here.wait(2)
     assert here.batches() == [[0, 1]]
     (batch,) = here.engine.world.rows.batches.values()
@@ -210,7 +210,7 @@ def _jobs(*states: Sequence[TaskState], look_ahead: int = 0, taking: Collection[
 def _commit(here: Desk, job: int, task: int) -> None:
     key, result = (JobId(job), TaskIndex(task)), raw_cid(b"%d %d" % (job, task))
     raw, leaf = submission(WORKER, key, (), result)
-    here.tell(WorkCommitted(WORKER, key, (), raw, leaf, result, FAR))
+    here.tell(WorkCommitted(WORKER, key, (), raw, leaf, result, FAR, raw_cid(b"manifest")))
 
 
 def _lines(here: Desk) -> list[list[int]]:

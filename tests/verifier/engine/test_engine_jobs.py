@@ -307,7 +307,8 @@ def test_who_works_on_a_job_that_is_closed_is_called_off_and_what_is_promised_is
     told = [(effect.node, effect.tasks, effect.reason) for effect in made.effects if isinstance(effect, CancelTasks)]
     assert sorted((node, tasks) for node, tasks, _ in told) == sorted((busy[key].node, (key,)) for key in others)
     assert all(jobs.CLOSED in reason for _, _, reason in told)
-    late = WorkCommitted(busy[others[0]].node, others[0], inputs, b"", b"l", raw_cid(b"r"), 0)  # type: ignore[arg-type]
+    manifest = made.engine.world.rows.jobs[JOB].manifest
+    late = WorkCommitted(busy[others[0]].node, others[0], inputs, b"", b"l", raw_cid(b"r"), 0, manifest)  # type: ignore[arg-type]
     assert "not yours" in made.tell(late).refusal, "no new promise"
     for key in others:
         assert made.world.rows.works[(*key, 1)].outcome == "called off", "it is held against nobody"
@@ -373,7 +374,8 @@ def test_a_job_whose_block_is_gone_stands_still_and_goes_on_when_it_is_told_agai
     gone(made)
     assert state(made) == ("running", jobs.GONE)
     (key, (_, inputs)) = next(iter(holder.at.items()))
-    event = WorkCommitted(holder.node, key, inputs, b"", b"l", raw_cid(b"r"), 0)  # type: ignore[arg-type]
+    manifest = made.engine.world.rows.jobs[JOB].manifest
+    event = WorkCommitted(holder.node, key, inputs, b"", b"l", raw_cid(b"r"), 0, manifest)  # type: ignore[arg-type]
     assert "on chain for now" in made.tell(event).refusal, "no receipt for what may never be"
     made.restart()
     made.tick(1)

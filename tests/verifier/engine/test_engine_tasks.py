@@ -490,9 +490,9 @@ def test_a_commitment_is_taken_from_its_holder_alone_and_may_be_told_again() -> 
     event = person.done[0]  # type: ignore[attr-defined]
     step = made.tell(event)
     assert not step.refusal and not step.rows
-    stranger = WorkCommitted(address(99), event.key, (), b"", event.leaf, event.result, 0)
+    stranger = WorkCommitted(address(99), event.key, (), b"", event.leaf, event.result, 0, event.manifest)
     assert made.tell(stranger).refusal == "task 0 of job 1 is not yours"
-    nothing = WorkCommitted(address(99), (JobId(5), TaskIndex(0)), (), b"", event.leaf, event.result, 0)
+    nothing = WorkCommitted(address(99), (JobId(5), TaskIndex(0)), (), b"", event.leaf, event.result, 0, event.manifest)
     assert made.tell(nothing).refusal == "job 5 has no task 0"
 
 

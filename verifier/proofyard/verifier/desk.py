@@ -380,8 +380,8 @@ class Desk:
             leaf,
             commitment.result,
             held.deadline,
+            make_cid(commitment.manifest),
             decoy=message.decoy is not None,
-            manifest=make_cid(commitment.manifest),
         )
 
     async def _check_result(self, node: Address, message: SubmitCommitment) -> None:

@@ -99,8 +99,8 @@ class WorkCommitted:
     leaf: Digest
     result: Cid
     promised_until: int
+    manifest: Cid
     decoy: bool = False
-    manifest: Cid | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -721,7 +721,7 @@ def committed(world: World, event: WorkCommitted, now: Now) -> None:
     if work is None:
         if not _is_known(world, book, task, event):
             world.refusal = f"task {task.index} of job {task.job} is not yours"
-    elif event.manifest not in (None, book.job.manifest):
+    elif event.manifest != book.job.manifest:
         world.refusal = f"the number of job {task.job} is another one's since a reorganisation"
     elif work.inputs != event.inputs:
         world.refusal = f"task {task.index}: its inputs are not the results it was given"
