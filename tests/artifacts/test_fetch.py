@@ -486,6 +486,17 @@ class Pouring:
         self.points += points
 
 
+def breaks_off(source, at, *, forges=False):
+    """What a peer sends that is gone at its block `at`, and has made up the one before."""
+
+    def sends(cid, number):
+        if number == at:
+            raise ConnectionLost("pouring", "gone")
+        return b"forged" if forges and number == at - 1 else source.get_block(cid)
+
+    return sends
+
+
 async def until(met):
     async with asyncio.timeout(30):
         while not met():
@@ -526,14 +537,8 @@ async def test_a_forged_block_among_those_that_are_being_stored_is_found(store, 
 async def test_a_forged_block_is_found_where_the_request_breaks_off_after_it(store, new_store, pattern, monkeypatch):
     source = new_store("source")
     cid = source.put_bytes(pattern(40 * CHUNK_BYTES))
-
-    def forges_and_goes(asked, number):
-        if number == 3:
-            raise ConnectionLost("pouring", "gone")
-        return b"forged" if number == 2 else source.get_block(asked)
-
     monkeypatch.setattr(fetcher, "LANES", 1)
-    forger = Pouring(forges_and_goes)
+    forger = Pouring(breaks_off(source, 3, forges=True))
     with pytest.raises(ArtifactUnavailable, match="sent something else"):
         await fetch(store, cid, [forger], max_bytes=LIMIT)
     assert forger.points == fetcher.FORGERY_POINTS
@@ -542,14 +547,8 @@ async def test_a_forged_block_is_found_where_the_request_breaks_off_after_it(sto
 async def test_what_came_before_a_request_broke_off_is_kept(store, new_store, pattern, monkeypatch):
     source = new_store("source")
     cid = source.put_bytes(pattern(40 * CHUNK_BYTES))
-
-    def breaks_off(cid, number):
-        if number == 5:
-            raise ConnectionLost("pouring", "gone")
-        return source.get_block(cid)
-
     monkeypatch.setattr(fetcher, "LANES", 1)
-    breaking = Pouring(breaks_off)
+    breaking = Pouring(breaks_off(source, 5))
     await fetch(store, cid, [breaking], max_bytes=LIMIT)
     assert breaking.sent == 41 + 1, "nothing is sent twice"
 

@@ -426,4 +426,4 @@ class Link:
 
 
 def _bytes_of(datagrams: list[Datagram]) -> int:
-    return sum([len(data) for data, _ in datagrams])
+    return sum(len(data) for data, _ in datagrams)
