@@ -71,8 +71,7 @@ async def test_a_node_that_ends_keeps_its_task_and_says_what_became_of_the_segme
     (kept,) = node.journal.open_tasks()
     assert kept[1].task.index == 0 and states < 6
     assert not (await node.agent.offer_task(CONNECTION, node.offer(1), UNUSED)).proceed
-    node.agent.open()
-    assert node.agent.closed, "who is stopping opens no more"
+    assert not node.agent.open() and node.agent.closed, "who is stopping opens no more"
 
 
 async def test_a_short_task_is_finished_and_delivered_before_the_end(start: Callable[..., Any]) -> None:
@@ -84,6 +83,26 @@ async def test_a_short_task_is_finished_and_delivered_before_the_end(start: Call
     assert said.endswith("is finished")
     assert [done.commitment.task for done in node.links.delivered] == [0]
     assert not node.journal.open_tasks(), "its receipt came before the end"
+
+
+async def test_a_verifier_that_answers_nothing_holds_up_no_end(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node: Node = await start(**SHORT | {"segments": 1, "segment_steps": 20})
+    answer = await node.agent.offer_task(CONNECTION, node.offer(0), UNUSED)
+    assert answer.proceed
+    await until(lambda: node.agent.current is not None)
+    waited: list[object] = []
+
+    async def never(verifier: object) -> None:
+        waited.append(verifier)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(node.agent._courier, "answered", never)
+    monkeypatch.setattr("proofyard.node.agent.LAST_S", 0.05)
+    async with asyncio.timeout(60):
+        (said,) = await node.agent.wind_down(3600.0)
+    assert said.endswith("is finished") and len(waited) == 1
 
 
 class Sensors:

@@ -104,8 +104,9 @@ INTERRUPT_S = 1.0
 AGAIN_S = 600.0
 STRANGE_PER_S, STRANGE_AT_ONCE = 10.0, 300.0
 """Answers that are looked up for peers that are no verifiers of this node's: each is a look into the journal."""
-LAST_STEP_S = 5.0
-"""How long the step under way may take once a segment is given up."""
+LAST_S = 2.0
+"""What a stop may take beyond the time that it gives a segment: for the step under way once that is given up, and for
+what it has made to be delivered."""
 LOOK_S = 8.0
 """How long an offer is looked at before it is answered."""
 
@@ -345,10 +346,11 @@ class Agent:
         if self._closed:
             await self._executor.rest()
 
-    def open(self) -> None:
-        """Take work again."""
+    def open(self) -> bool:
+        """Take work again; whether it does, which it does not where it is stopping."""
         if not self._stopping:
             self._closed = ""
+        return not self._stopping
 
     async def wind_down(self, within_s: float) -> list[str]:
         """Before this process ends: give back what has not begun, and let the segment under way end within so many
@@ -362,24 +364,21 @@ class Agent:
         current = self._current
         if current is None:
             return said
+        clock = asyncio.get_running_loop().time
+        until = clock() + within_s
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout_at(until):
                 await self._rests.wait()
         late = not self._rests.is_set()
-        if late:
-            await self._executor.stop()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_STEP_S):
-                    await self._rests.wait()
-        if current.finished.is_set():
-            await self._delivered(current.verifier)
-        return [_left(current, within_s if late else None), *said]
-
-    async def _delivered(self, verifier: Address) -> None:
-        """Until a verifier has answered every delivery, but not for long: what is left is in the journal."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_STEP_S):
-                await self._courier.answered(verifier)
+            async with asyncio.timeout_at(min(clock(), until) + LAST_S):
+                if late:
+                    await self._executor.stop()
+                    await self._rests.wait()
+                if current.finished.is_set():
+                    # A verifier that answers nothing is not waited for: the journal has what is left.
+                    await self._courier.answered(current.verifier)
+        return [_left(current, within_s if late else None), *said]
 
     async def _give_back(self, work: Work, reason: str) -> None:
         if isinstance(work.offer, Owed):

@@ -188,9 +188,8 @@ class Watch:
         closed = self._gate.closed
         now_closed, said = closed is not None, self._agent.closed
         if closed is None:
-            if said:
+            if said and self._agent.open():
                 logger.info("takes work again")
-                self._agent.open()
         else:
             at_once = closed.at_once or (self._orders.hand_back and self._limits.paused_until != 0)
             if not said or (at_once and self._agent.works):
