@@ -41,7 +41,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     network: DevNetwork, client: Client, job: LoraJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cheat = next(node for node in network.nodes if node.adversary)
-    job = replace(job, robust="trimmed-mean", options={"robust_hostile": 1})
+    job = replace(job, robust="trimmed-mean", options={"robust_hostile": 1}, caps={"owner": 2, "subnet": 2})
     handle = submit_job(job, reward=credits(40), audit_fee=credits(10), client=client)
     events: list[LogLine] = []
     report = handle.wait(250, on_event=events.append)
@@ -57,6 +57,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     check_believes_nobody(client, handle, report.result, tmp_path)
 
     batches = settled_batches(client, handle.job_id)
+    assert client.rounds(handle.job_id).too_much() == ()
     thrown_away = check_thrown_away(client, batches, cheat.key.address)
     dues = unclaimed(client, batches)
     assert {due.node for due in dues} >= {node.key.address for node in network.nodes if node is not cheat}

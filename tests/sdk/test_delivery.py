@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import peft
 import pytest
@@ -24,7 +25,7 @@ from proofyard.protocol.types import Address, BatchId, Cid, JobId, SegmentIndex,
 from proofyard.sdk import JobRefused, NotPushed
 from proofyard.sdk.adapters import read_adapter
 from proofyard.sdk.cards import MOST_ROWS, Round, Told, card, evenly
-from proofyard.sdk.checks import Checks, Fault, Paid, checks_of
+from proofyard.sdk.checks import Checks, Fault, Paid, TooMuch, checks_of, too_much_of
 from proofyard.sdk.hub import push_folder
 from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.lora_export import PEFT_PREFIX
@@ -241,6 +242,27 @@ def test_a_card_of_a_huge_job_stays_a_page() -> None:
     assert f"And {10_000 - MOST_ROWS} more." in text and "| 9999 | 4 | 4 | 9999 | 1.000e+300 |" in text
 
 
+NOT_ROUNDS = Manifest(workload="embed", params={})
+
+
+def test_an_owner_that_did_more_of_a_round_than_the_job_says_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"rounds": 2, "workers": 3, "segments": 1, "segment_steps": 1, "batch": 1, "seq_len": 8}
+    params = {"modules": {"m": (4, 4)}, "rank": 2, "alpha": 1.0, "lr": 0.1, "caps": {"owner": 1}, **shape}
+    manifest = Manifest(workload="lora", params=params, model=Cid("bafkmodel"), data=Cid("bafkdata"))
+    done = [{0: "a", 1: "b", 3: "a"}, {2: "c", 4: "a", 5: "b"}]
+    view = SimpleNamespace(owners={name: (0, OWNERS[place]) for place, name in enumerate("abc")})
+    batches: Any = [SimpleNamespace(view=view, done=each) for each in done]
+    monkeypatch.setattr(
+        "proofyard.sdk.checks.accepted_of",
+        lambda _, batch: {task: SimpleNamespace(node=node) for task, node in batch.done.items()},
+    )
+    found = too_much_of(JobId(1), manifest, batches)
+    assert found == (TooMuch(2, OWNERS[0], 2),), "tasks 3 and 4 of the second round, in two batches"
+    line = f"| {OWNERS[0]} did 2 tasks of round 2, more than the job lets one owner do (caps) |"
+    assert line in card(told(checks=checks(too_much=found)))
+    assert too_much_of(JobId(1), msgspec.structs.replace(manifest, params=params | {"caps": {}}), batches) == ()
+
+
 def test_checks_count_owners_and_this_job_alone() -> None:
     def audit(job: int, verdict: Verdict, *auditors: str) -> Any:
         votes = [SimpleNamespace(auditor=each) for each in auditors]
@@ -262,7 +284,7 @@ def test_checks_count_owners_and_this_job_alone() -> None:
     )
     view = SimpleNamespace(owners={name: (0, OWNERS[place]) for place, name in enumerate("abc")})
     batches: Any = [SimpleNamespace(record=record, view=view, event=SimpleNamespace(batch=BatchId(9), fees=Wei(4)))]
-    assert checks_of(JobId(1), batches) == Checks(
+    assert checks_of(JobId(1), NOT_ROUNDS, batches) == Checks(
         tasks=3,
         nodes=2,
         segments=2,

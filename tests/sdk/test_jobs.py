@@ -135,6 +135,20 @@ def test_a_lora_job_averages_b_alone_unless_it_says_otherwise(inputs: dict[str, 
     assert [task.segments for task in task_graph(load_workload("lora"), unequal)][:2] == [1, 4]
 
 
+def test_a_job_says_how_much_of_a_round_one_owner_does_or_nothing_of_it(inputs: dict[str, Any]) -> None:
+    def caps(said: Any) -> Any:
+        return LoraJob(**inputs, workers=5, caps=said).manifest(*CIDS).params.get("caps")
+
+    assert (caps(None), caps({})) == (None, None)
+    assert (caps({"owner": 2, "subnet": 3}), caps({"subnet": 1})) == (
+        {"owner": 2, "subnet": 3},
+        {"owner": 0, "subnet": 1},
+    )
+    for wrong, says in (({"owner": -1}, "caps.owner"), ({"owners": 1}, "caps.*owners"), ({"owner": "x"}, "caps.owner")):
+        with pytest.raises(JobRefused, match=says):
+            caps(wrong)
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "allowed"),
     [

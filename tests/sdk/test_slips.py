@@ -199,6 +199,22 @@ def test_a_job_whose_tasks_nobody_may_be_offered_says_so_before_it_is_paid(
     assert found.startswith(said) and bool(found) == bool(said)
 
 
+def test_a_job_that_lets_no_owner_do_much_says_how_many_it_takes(model: Path, tmp_path: Path) -> None:
+    data = write_tiny_corpus(tmp_path / "text.jsonl")
+    job = LoraJob(model=model, data=data, rounds=1, workers=12, segments=3, caps={"owner": 2})
+    chain: Any = SimpleNamespace(
+        active_nodes=lambda: [SimpleNamespace(owner=n % 5, workloads=1, stake=Wei(10**21)) for n in range(20)]
+    )
+    terms: Any = SimpleNamespace(
+        workload=0, auditors_per_segment=1, segments_per_audit=1, reward=Wei(10**18), units=12 * 3072
+    )
+    prepared: Any = SimpleNamespace(manifest=job.manifest(*CIDS), terms=terms)
+    assert short_of_owners(chain, prepared) == (
+        "this job lets one owner do 2 of the 12 tasks of a round (caps), which takes 6 owners, and the network has 5 "
+        "for lora now: it waits for more"
+    )
+
+
 def test_a_job_whose_data_stays_at_home_is_refused_where_too_few_were_given_it(model: Path) -> None:
     requester, verifier, *owners = (Wallet.generate().address for _ in range(6))
     local = {"digests": [cid_of_bytes(b"a file")], "auditors": [requester, verifier, *owners]}

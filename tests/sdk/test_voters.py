@@ -1,6 +1,6 @@
 """Who decides what a job's rounds take: asked of the nodes that the Registry says where to find."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from proofyard.chain import Wallet
 from proofyard.protocol import bls
+from proofyard.protocol.caps import Caps
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.closing import roster_among
 from proofyard.protocol.manifest import Manifest
@@ -38,6 +39,8 @@ class Peers:
     answers: dict[Address, VoterKey | Exception]
     met: tuple[Address, ...] = ()
     """By the verifiers, who say where they are."""
+    subnets: dict[Address, str] = field(default_factory=dict)
+    """Where nodes are; who is not in it is alone there."""
 
     async def dial(self, peer: Any) -> Any:
         assert peer.endpoint, "there is nothing to dial"
@@ -54,15 +57,19 @@ class Peers:
                 raise answer
             return answer
 
-        return SimpleNamespace(request=request)
+        return SimpleNamespace(request=request, subnet=self.subnets.get(peer.node, peer.node))
 
 
 async def found(
-    nodes: list[Any], answers: dict[Address, VoterKey | Exception], met: tuple[Address, ...] = ()
+    nodes: list[Any],
+    answers: dict[Address, VoterKey | Exception],
+    met: tuple[Address, ...] = (),
+    subnets: dict[Address, str] | None = None,
+    capped: tuple[int, Caps] = (1, Caps()),
 ) -> dict[Address, int]:
     chain: Any = SimpleNamespace(active_nodes=lambda: nodes)
-    peers: Any = Peers(answers, met)
-    voters = await find_voters(chain, peers, "lora", 1.0)
+    peers: Any = Peers(answers, met, subnets or {})
+    voters = await find_voters(chain, peers, "lora", 1.0, *capped)
     assert roster_among(voters).voters == voters
     return {voter.node: voter.weight for voter in voters}
 
@@ -94,6 +101,21 @@ async def test_whoever_has_two_nodes_vote_with_one_key_has_no_vote_and_keeps_nob
 async def test_a_node_without_an_endpoint_votes_where_verifiers_have_met_it() -> None:
     hidden = [node(ONE, "a", 5, endpoint=""), node(TWO, "b", 5, endpoint="")]
     assert await found(hidden, KEYS, met=(TWO.address,)) == {TWO.address: 5}
+
+
+async def test_a_rounds_shards_are_dealt_out_so_that_no_owner_and_no_subnet_has_more_than_the_job_says() -> None:
+    keys = KEYS | {THREE.address: VoterKey(*(lambda voter: (voter.key, voter.possession))(THREE.as_voter(1)))}
+    theirs = [node(ONE, "a", 6), node(TWO, "a", 4), node(THREE, "b", 5)]
+    assert await found(theirs, keys, capped=(3, Caps(owner=2))) == {ONE.address: 3, TWO.address: 2, THREE.address: 5}
+    one_each = {ONE.address: 6, THREE.address: 5}
+    assert await found(theirs, keys, capped=(2, Caps(owner=1))) == one_each, "the one with more at stake"
+    assert await found(theirs, keys, capped=(4, Caps(owner=2))) == one_each, "two shards each"
+    with pytest.raises(JobRefused, match="caps: the nodes that answer are of 2 owners in 3 subnets, too few for 5"):
+        await found(theirs, keys, capped=(5, Caps(owner=2)))
+    near = {ONE.address: "here", THREE.address: "here"}
+    assert await found(theirs, keys, subnets=near, capped=(2, Caps(subnet=1))) == {ONE.address: 3, TWO.address: 2}
+    with pytest.raises(JobRefused, match="caps"):
+        await found(theirs, keys, subnets=near, capped=(2, Caps(owner=1, subnet=1)))
 
 
 async def test_a_network_in_which_nobody_can_be_found_is_said() -> None:

@@ -57,16 +57,18 @@ async def ask(connection, size=0):
 
 
 async def test_a_peer_is_reached_through_a_relay_and_then_without(three):
-    host, _, caller, way, service = three
+    host, relay, caller, way, service = three
     connection = await caller.connect_by([way], expect=host.address)
     assert connection.peer == host.address
     assert connection.way == "relayed"
+    by_relay = {each.subnet for each in (connection, *host.connections.values())}
+    assert by_relay == {f"127.0.0.1:{relay.port}"}, "nobody else knows where it is"
     told, data = await ask(connection, 100_000)
     assert data == DATA[:100_000]
     await until(lambda: connection.way == "punched")
     told, data = await ask(connection, len(DATA))
     assert data == DATA
-    assert told.text == "punched"
+    assert told.text == "punched" and connection.subnet == f"127.0.0.1:{host.port}"
     assert connection is caller.connections[host.address]
     await until(lambda: service.circuits == 0)
     carried = service.carried_bytes

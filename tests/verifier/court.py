@@ -188,6 +188,10 @@ class Auditor:
     def remote(self) -> tuple[str, int]:
         return "127.0.0.1", 1
 
+    @property
+    def subnet(self) -> str:
+        return "127.0.0.1:1"
+
     async def blocks(self, cids: Sequence[Cid]) -> AsyncGenerator[tuple[Cid, bytes | None], None]:
         for cid in cids:
             yield cid, self.states.get(cid)

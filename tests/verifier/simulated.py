@@ -94,7 +94,7 @@ class SimulatedNode:
         self, verifier: Verifier, wallet: Wallet, *, queue: int, silence: float, seed: int, held: int = 2
     ) -> None:
         self.wallet, self.peer, self.name = wallet, wallet.address, wallet.address
-        self.remote = ("127.0.0.1", 1)
+        self.remote, self.subnet = ("127.0.0.1", 1), "127.0.0.1:1"
         self._verifier, self._queue, self._silence, self._held = verifier, queue, silence, held
         self._random = random.Random(seed)
         self._audits, self._tasks = 0, 0

@@ -473,6 +473,7 @@ class Link:
         self.peer = peer
         self.name = peer
         self.remote = ("127.0.0.1", 1)
+        self.subnet = "127.0.0.1:1"
         self._store = store
         self._served = served
         self.asker: Link | None = None
@@ -676,8 +677,8 @@ OFFERS = Announce(("lora",), 0, 0, "")
 
 def join(verifier: Verifier, connection: Any, record: NodeRecord, announce: Announce = OFFERS) -> None:
     """A node is connected to a verifier: the engine is told when it begins, or at once if it runs."""
-    verifier.context.members[record.node] = Member(cast(Connection, connection), announce, record)
-    verifier.runner.post(joined(record, announce))
+    member = verifier.context.members[record.node] = Member(cast(Connection, connection), announce, record)
+    verifier.runner.post(joined(member))
 
 
 def leave(verifier: Verifier, node: Address) -> None:

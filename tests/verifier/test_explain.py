@@ -52,6 +52,7 @@ HERE = Here((NODE,), (KIND,), 1000, 1500, 2 << 30)
         ({"executes": False}, (), "does not offer to execute lora"),
         ({"holds": 1}, (), "holds 1 of the 1 tasks"),
         ({"rests": True}, (), "asked again in seconds"),
+        ({"too_much": "its owner has 1 of the round's tasks"}, (), "its owner has 1 of the round's tasks"),
         ({}, (address(1),), "may not have this task again"),
         ({"in_flight": 10**21}, (), "no owner's stake backs it"),
         ({"memory_bytes": 1 << 30}, (), "takes at least 2.0 GiB of memory, more than the 1.0 GiB"),

@@ -11,6 +11,7 @@ number of steps done in this round; batches follow from the seed. The chain of s
 from collections.abc import Sequence
 from pathlib import Path
 
+from proofyard.protocol.caps import Caps
 from proofyard.protocol.closing import Rounds
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Cid, TaskIndex
@@ -96,6 +97,13 @@ class LoraWorkload:
         if params.closing is None:
             return None
         return Rounds(params.closing, params.workers, params.rounds - params.begun, key_rounds(params))
+
+    def caps(self, manifest: Manifest) -> tuple[int, Caps] | None:
+        """With `caps`."""
+        if manifest.params.get("caps") is None:
+            return None
+        params = read_params(manifest)
+        return (params.workers, params.caps) if params.caps else None
 
     def local(self, manifest: Manifest) -> LocalData | None:
         """With `local`."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from proofyard.protocol.caps import Caps
 from proofyard.protocol.closing import Closing
 from proofyard.protocol.codec import Key
 from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest
@@ -79,7 +80,8 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     started from, so that a later one can take it (`proofyard.protocol.closing`); without, it waits for all shards. With
     `voters` in it these decide what a round takes, and shard w is the work of voter w.
     `local`: each shard is a file that nobody publishes (`proofyard.workloads.local_data`), and the manifest has no
-    `data`; `shard_by` says nothing then.
+    `data`; `shard_by` says nothing then. `caps`: how many of a round's shards one owner and one subnet do at most
+    (`proofyard.protocol.caps`).
     """
 
     modules: Annotated[dict[str, tuple[Count, Count]], Meta(min_length=1, max_length=4096)]
@@ -127,6 +129,7 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     closing: Closing | None = None
     begins: Begins | UnsetType = UNSET
     local: LocalData | UnsetType = UNSET
+    caps: Caps | UnsetType = UNSET
 
     @property
     def begun(self) -> int:

@@ -17,6 +17,7 @@ from typing import Protocol, cast
 
 import msgspec
 
+from proofyard.protocol.caps import Caps
 from proofyard.protocol.closing import ClosedRound, Rounds, final_tasks, open_tasks, since
 from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest, TaskSpec
 from proofyard.protocol.types import Address, Cid, JobId, TaskIndex
@@ -200,6 +201,15 @@ class ClosingWorkload(Workload, Protocol):
         ...
 
 
+class CappedWorkload(Workload, Protocol):
+    """A workload with jobs that say how much of a round one owner may do."""
+
+    def caps(self, manifest: Manifest) -> tuple[int, Caps] | None:
+        """Tasks of a round, which are numbered round by round, and the most of them; None where all may be anybody's.
+        Its tasks can be done in any order and by anybody all the same: who does them changes no result."""
+        ...
+
+
 class LocalWorkload(Workload, Protocol):
     """A workload with jobs that name no data file but what each worker has itself."""
 
@@ -334,6 +344,11 @@ def first_state(
         file = Path(folder) / "adapter"
         file.write_bytes(adapter)
         return workload.initial_state(manifest, task, replace(given, adapter=file))
+
+
+def caps_of(workload: Workload, manifest: Manifest) -> tuple[int, Caps] | None:
+    """Tasks of a round and how many of them are one owner's at most; None for a job that does not say."""
+    return cast(CappedWorkload, workload).caps(manifest) if hasattr(workload, "caps") else None
 
 
 def local_data(workload: Workload, manifest: Manifest) -> LocalData | None:

@@ -97,6 +97,7 @@ lr = 0.003
 # alpha = 16.0
 # aggregation = "ffa"        # trains B alone, which averages exactly; or fedit, fedex, flora
 # robust = "multi-krum"      # outvotes hostile results, robust_hostile = 1 of 5 workers or more
+# caps = { owner = 1, subnet = 2 }   # of a round's tasks: what one owner's nodes, and those of one subnet, do at most
 # targets = ["q_proj", "v_proj"]   # or "all-linear"
 # precision = "exact"        # "exact8" is faster, "exact4" (QLoRA) takes the least memory
 # compression = "int8"       # or "int4", "two-bit", "sign", "topk-2bit": what a task sends

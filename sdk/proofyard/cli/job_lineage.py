@@ -35,13 +35,14 @@ def lineage(
     What it started from, whose deltas it took, which records accepted them and who signed those. From chain and
     artifacts alone: no verifier is asked, and no wallet is needed.
     """
-    from proofyard.sdk.ancestry import lineage as found_of
+    from proofyard.sdk.ancestry import lineage_of_rounds
     from proofyard.sdk.lineages import encode_lineage, lineage_cid
 
     with visiting(context, flags, store) as client:
-        documents = found_of(client, job)
+        rounds = client.rounds(client.job(job).job_id)
+        documents = lineage_of_rounds(client, rounds)
         if number is not None:
-            client.rounds(client.job(job).job_id).require(number)
+            rounds.require(number)
     chosen = [each for each in documents if number in (None, each.round)]
     if dest is not None:
         dest.mkdir(parents=True, exist_ok=True)
@@ -54,6 +55,8 @@ def lineage(
                 raise UsageError(f"DIR: there is something at {file} already; give a new folder") from None
     facts = [{"lineage": lineage_cid(each), "document": read_json(encode_lineage(each))} for each in chosen]
     emit(facts, as_json=as_json, text=table([_row(each) for each in chosen], HEADER))
+    for one in rounds.too_much():
+        note(str(one))
     if not chosen:
         note("no round of it is settled whole yet")
     elif dest is not None:

@@ -36,7 +36,12 @@ def lineage(client: "Client", job: int) -> list[RoundLineage]:
     """The documents of a job's settled rounds, the first round first. Reads the results of all of them, and of the
     jobs that it goes on from. Raises `JobRefused` for a job without rounds, or whose manifest names a job that it does
     not go on from, and `ResultUnproven` where what is settled does not hold."""
-    return _lineage(client, client.rounds(JobId(job)), MAX_GENERATIONS)
+    return lineage_of_rounds(client, client.rounds(JobId(job)))
+
+
+def lineage_of_rounds(client: "Client", rounds: "SettledRounds") -> list[RoundLineage]:
+    """The same of rounds that were read."""
+    return _lineage(client, rounds, MAX_GENERATIONS)
 
 
 def write_lineage(folder: Path, document: RoundLineage) -> Path:

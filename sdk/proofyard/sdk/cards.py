@@ -174,6 +174,7 @@ def _checks(told: Told) -> str:
         ("segments executed again by auditors", checks.segments),
         *((f"of these {verdict}", count) for verdict, count in checks.verdicts),
         ("faults", len(checks.faults)),
+        *((str(each), "") for each in _most(checks.too_much)),
         ("auditors a segment", told.record.auditors_per_segment),
     ]
     found = "## Checks\n\n" + _table(("what", "value"), rows)

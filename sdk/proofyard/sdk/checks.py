@@ -4,13 +4,16 @@ Records name hot keys; people are owners here, who hold the stake and are paid.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proofyard.protocol.audit import Verdict
+from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, BatchId, JobId, SegmentIndex, TaskIndex, Wei
+from proofyard.sdk.results import accepted_of
+from proofyard.workloads.workload import caps_of, load_workload
 
 if TYPE_CHECKING:
     from proofyard.disputes.settled import Settled
@@ -39,10 +42,23 @@ class Paid:
 
 
 @dataclass(frozen=True)
+class TooMuch:
+    """An owner that did `tasks` of a round, counted from the job's first one, and the job lets one do fewer."""
+
+    round: int
+    owner: Address
+    tasks: int
+
+    def __str__(self) -> str:
+        return f"{self.owner} did {self.tasks} tasks of round {self.round}, more than the job lets one owner do (caps)"
+
+
+@dataclass(frozen=True)
 class Checks:
     """`tasks` committed by `nodes`; `segments` that auditors executed again, by `verdicts`, and how many of them each
     owner of `auditors` did; `paid` by owner, and `fees` to verifiers. `shared`: batches that other jobs have tasks in,
-    whose payments are of all of them together."""
+    whose payments are of all of them together. `too_much`: where a verifier gave one owner more than the job lets it
+    have."""
 
     tasks: int
     nodes: int
@@ -53,9 +69,22 @@ class Checks:
     paid: tuple[Paid, ...]
     fees: Wei
     shared: tuple[BatchId, ...]
+    too_much: tuple[TooMuch, ...] = ()
 
 
-def checks_of(job: JobId, batches: Sequence["Settled"]) -> Checks:
+def too_much_of(job: JobId, manifest: Manifest, batches: Iterable["Settled"]) -> tuple[TooMuch, ...]:
+    """Who did more of a round than the job lets one owner do, by the tasks that its settled batches accept."""
+    capped = caps_of(load_workload(manifest.workload), manifest)
+    if capped is None or not capped[1].owner:
+        return ()
+    did: Counter[tuple[int, Address]] = Counter()
+    for batch in batches:
+        nodes = {task: each.node for task, each in accepted_of(job, batch).items()}
+        did.update((task // capped[0] + 1, batch.view.owners[node][1]) for task, node in nodes.items())
+    return tuple(TooMuch(*key, count) for key, count in sorted(did.items()) if count > capped[1].owner)
+
+
+def checks_of(job: JobId, manifest: Manifest, batches: Sequence["Settled"]) -> Checks:
     """From the settled batches of a job, in their order."""
     tasks: list[Address] = []
     verdicts: Counter[str] = Counter()
@@ -89,4 +118,5 @@ def checks_of(job: JobId, batches: Sequence["Settled"]) -> Checks:
         paid=tuple(Paid(each, Wei(work[each]), Wei(audits[each])) for each in sorted(work.keys() | audits.keys())),
         fees=Wei(sum(batch.event.fees for batch in batches)),
         shared=tuple(batch.event.batch for batch in batches if len(batch.record.jobs) > 1),
+        too_much=too_much_of(job, manifest, batches),
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from proofyard.artifacts.builder import cid_of_bytes
+from proofyard.protocol.caps import Caps
 from proofyard.protocol.codec import prepared
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.roster import Voter
@@ -57,6 +58,11 @@ class ContinuedJob:
         assert self.params.closing
         closing = msgspec.structs.replace(self.params.closing, voters=voters)
         return replace(self, params=msgspec.structs.replace(self.params, closing=closing), lacks_voters=False)
+
+    @property
+    def capped(self) -> tuple[int, Caps]:
+        """Shards of a round, and the most of them that one owner and one subnet do."""
+        return self.params.workers, self.params.caps or Caps()
 
     @property
     def objective(self) -> str:

@@ -173,7 +173,7 @@ class AsyncClient:
         sources = Sources(self._from_thread(self.peers.fetch), self._from_thread(self.result))
         check_offer(offer)
         if isinstance(spec, LoraJob | ContinuedJob) and spec.lacks_voters:
-            spec = spec.with_voters(await find_voters(chain, self.peers, "lora", self.timeout.answer))
+            spec = spec.with_voters(await find_voters(chain, self.peers, "lora", self.timeout.answer, *spec.capped))
 
         def work() -> Prepared:
             made = preparing.work_of(spec, self.store, sources, self.limits)

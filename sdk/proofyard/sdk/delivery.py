@@ -175,7 +175,7 @@ def _told(
         manifest=manifest,
         record=client.chain.job(job),
         network=f"chain {client.chain.chain_id}, Registry {client.chain.registry}",
-        checks=checks_of(job, batches),
+        checks=checks_of(job, manifest, batches),
         batches=[(batch.event.batch, batch.event.record) for batch in batches],
         paid=Wei(sum(line.amount for line in lines)),
         base=str(model) if model and not Path(model).exists() else _base_of(dest),

@@ -38,7 +38,7 @@ from proofyard.workloads.errors import InputRefused, ManifestRefused, ModelMisre
 from proofyard.workloads.local_data import local_name
 from proofyard.workloads.model_files import link_model
 from proofyard.workloads.trial import try_model
-from proofyard.workloads.workload import all_tasks, load_workload, local_data
+from proofyard.workloads.workload import all_tasks, caps_of, load_workload, local_data
 
 logger = logging.getLogger("proofyard.sdk")
 
@@ -158,6 +158,12 @@ def short_of_owners(chain: ChainClient, prepared: Prepared) -> str:
         return (
             f"this job needs nodes of {needed} owners for {name} (k = {terms.auditors_per_segment} auditors, "
             f"m = {terms.segments_per_audit} segments) and the network has {len(owners)} now: it waits for more"
+        )
+    capped = caps_of(load_workload(name), prepared.manifest)
+    if capped is not None and len(owners) < (least := capped[1].owners_needed(capped[0])):
+        return (
+            f"this job lets one owner do {capped[1].owner} of the {capped[0]} tasks of a round (caps), which takes "
+            f"{least} owners, and the network has {len(owners)} for {name} now: it waits for more"
         )
     params = chain.params()
     for segments, units in {(spec.segments, spec.work_units) for spec in graph}:

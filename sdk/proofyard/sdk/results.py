@@ -73,7 +73,7 @@ def accepted_in(job: JobId, batches: Iterable["Settled"]) -> dict[TaskIndex, Acc
     done: dict[TaskIndex, Accepted] = {}
     for settled in batches:
         _require_valid(job, settled)
-        for task, commitment in _accepted(job, settled).items():
+        for task, commitment in accepted_of(job, settled).items():
             if task in done:
                 raise ResultUnproven(job, f"task {task} is paid in batch {settled.event.batch} and in another one")
             done[task] = Accepted(commitment, settled)
@@ -109,7 +109,7 @@ def _require_valid(job: JobId, settled: "Settled") -> None:
         raise ResultUnproven(job, f"batch {settled.event.batch} does not follow from its record: {error}") from None
 
 
-def _accepted(job: JobId, settled: "Settled") -> dict[TaskIndex, Commitment]:
+def accepted_of(job: JobId, settled: "Settled") -> dict[TaskIndex, Commitment]:
     """The commitments to this job's tasks that a batch accepted."""
     found = {task for where, task in accepted(settled.view, settled.record) if where == job}
     commitments = (committed.commitment for committed in settled.record.tasks)

@@ -13,6 +13,7 @@ from proofyard.artifacts.builder import cid_of_bytes
 from proofyard.protocol.closing import ClosedRound, rested_on, sets_of
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid, JobId, TaskIndex
+from proofyard.sdk.checks import TooMuch, too_much_of
 from proofyard.sdk.errors import JobRefused, ResultIncomplete
 from proofyard.sdk.results import Accepted, accepted_in, check_chain
 from proofyard.workloads.lora import WORKLOAD
@@ -74,6 +75,11 @@ class SettledRounds:
         """How each delta counts that a round took."""
         tasks = self._rested_on(number)
         return counted(self.params, self.manifest.seed, self._results(tasks), number, tasks=tasks)
+
+    def too_much(self) -> tuple[TooMuch, ...]:
+        """Where an owner did more of a round than the job lets one do."""
+        batches = {each.settled.event.batch: each.settled for each in self.done.values()}
+        return too_much_of(self.job, self.manifest, batches.values())
 
     def export(self, number: int, dest: Path) -> Path:
         """The adapter after a round as PEFT loads it, under the CID of its model."""

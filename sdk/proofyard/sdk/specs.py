@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, Union
 
 import msgspec
 
+from proofyard.protocol.caps import Caps
 from proofyard.protocol.codec import prepared
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.roster import Voter
@@ -91,8 +92,9 @@ class LoraJob:
 
     How a round's results are averaged (docs/federated.md): `aggregation` "ffa" trains and averages B alone, which is
     exact; "fedit" averages A and B, each for itself; "fedex" and "flora" keep the workers' products. `robust` names a
-    rule that outvotes hostile results, of which `options={"robust_hostile": ...}` says how many there may be. `ranks`:
-    one rank for each worker, `rank` being the largest. `rslora` scales by alpha / sqrt(rank).
+    rule that outvotes hostile results, of which `options={"robust_hostile": ...}` says how many there may be. `caps`:
+    of a round's tasks one owner's nodes do {"owner": n} at most, nodes of one subnet {"subnet": n}, and what nobody
+    may have waits. `ranks`: one rank for each worker, `rank` being the largest. `rslora` scales by alpha / sqrt(rank).
     """
 
     model: Path | str
@@ -126,6 +128,7 @@ class LoraJob:
     robust: Literal["mean", "trimmed-mean", "median", "geometric-median", "centered-clipping", "krum", "multi-krum"] = (
         "mean"
     )
+    caps: dict[str, int] | None = None
     ranks: Sequence[int] | None = None
     rslora: bool = False
     options: dict[str, Any] = field(default_factory=dict)
@@ -210,6 +213,14 @@ class LoraJob:
             )
         return {"local": {"name": name, **self.local}}
 
+    @property
+    def capped(self) -> tuple[int, Caps]:
+        """Shards of a round, and the most of them that one owner and one subnet do. Raises `JobRefused`."""
+        try:
+            return self.workers, msgspec.convert(self.caps or {}, Caps)
+        except msgspec.ValidationError as error:
+            raise JobRefused(f"caps: {error}") from None
+
     def _params(self) -> LoraParams:
         if twice := sorted(self.options.keys() & {each.name for each in fields(self)}):
             raise JobRefused(
@@ -244,6 +255,7 @@ class LoraJob:
             **{name: value for name, value in self.options.items() if name not in WORDS},
             **said,
             **self._local(),
+            **({"caps": self.caps} if self.caps else {}),
         }
         if "shard_by" not in values and "local" not in values and isinstance(self.workers, int):
             values["shard_by"] = usual_split(Path(self.data), self.workers)

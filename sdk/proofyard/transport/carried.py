@@ -50,6 +50,8 @@ class Outer(Protocol):
 
     @property
     def address(self) -> SocketAddress: ...
+    @property
+    def proved_address(self) -> SocketAddress | None: ...
     def ping(self) -> None: ...
 
 
@@ -122,6 +124,11 @@ class Carrier:
         """Bytes that were sent into a flow, and that came by it, tags included."""
         flow = self._flows.get(address)
         return (flow.sent, flow.received) if flow is not None else (0, 0)
+
+    def outer_of(self, address: SocketAddress) -> Outer | None:
+        """The connection to the relay of a flow; None where there is none."""
+        flow = self._flows.get(address)
+        return flow.outer if flow is not None else None
 
     def tag_at(self, address: SocketAddress) -> bytes:
         """The tag of a flow; empty where there is none."""

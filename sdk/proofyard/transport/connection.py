@@ -40,6 +40,7 @@ from proofyard.transport.frames import (
 )
 from proofyard.transport.guard import VIOLATION_POINTS, Allowance
 from proofyard.transport.link import Link
+from proofyard.transport.places import Caller
 from proofyard.transport.stream import Stream
 
 logger = logging.getLogger("proofyard.transport")
@@ -154,6 +155,14 @@ class Connection:
         if is_carried(host):
             return "relayed"
         return "punched" if is_carried(self._link.remote[0]) else direct(host, port).kind
+
+    @property
+    def subnet(self) -> str:
+        """The part of the network that the peer is in, as seen from here: a /24, or a /48 of IPv6, that of its relay
+        where one carries it; empty while it has not shown that it receives there. On loopback every process is in one
+        of its own."""
+        seen = self._link.seen_at
+        return "" if seen is None else Caller.at(seen[0], seen[1]).subnet
 
     @property
     def silent_s(self) -> float:

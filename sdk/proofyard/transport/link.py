@@ -12,6 +12,7 @@ from aioquic.quic import events
 
 from proofyard.transport import stun
 from proofyard.transport.arrivals import GROUP
+from proofyard.transport.carried import Carrier
 from proofyard.transport.errors import ConnectionLost, RequestCancelled
 from proofyard.transport.memory import Account, Memory
 from proofyard.transport.quic import CONNECTION_WINDOW, GREETING_WINDOW, KEEP_ALIVE, KEEP_ALIVE_NEAR, PeerQuic
@@ -46,6 +47,7 @@ class LinkOwner(Protocol):
     """What a link needs of its endpoint."""
 
     memory: Memory
+    carrier: Carrier
 
     def send(self, datagrams: list[Datagram]) -> None: ...
     def connection_id_issued(self, link: "Link", connection_id: bytes) -> None: ...
@@ -165,6 +167,11 @@ class Link:
     def proved_address(self) -> SocketAddress | None:
         """The same, once the peer has shown that it receives there."""
         return self.quic.get_peer_address() if self.quic.address_proved() else None
+
+    @property
+    def seen_at(self) -> SocketAddress | None:
+        """The same on the wire: where a relay carries the peer, that of the relay."""
+        return (self._owner.carrier.outer_of(self.address) or self).proved_address
 
     def probe(self, addresses: Iterable[SocketAddress]) -> None:
         """Look for the peer at further addresses; a connection goes on at the first of them that answers."""

@@ -21,6 +21,7 @@ from proofyard.chain.events import (
     JobTaken,
     Position,
 )
+from proofyard.protocol.caps import Caps
 from proofyard.protocol.cid import cid_digest, make_cid, raw_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment
@@ -128,6 +129,7 @@ class Person:
     owner: Address
     tasks: int
     here: bool = False
+    subnet: str = ""
     at: dict[TaskKey, tuple[int, tuple[Cid, ...]]] = field(default_factory=dict)
     done: list[WorkCommitted] = field(default_factory=list)
 
@@ -178,6 +180,8 @@ class Town:
         """Blocks, and what the chain had after each."""
         self.dropped: list[JobOpened] = []
         """Transactions of requesters that went with a block and wait to be mined again."""
+        self.capped: tuple[int, Caps | None] = 0, None
+        """Tasks of a round, and the most of them that are one owner's."""
         self.named: set[JobId] = set()
         """Jobs that are opened for this verifier."""
         self.batches = 0
@@ -242,7 +246,8 @@ class Town:
     def join(self, person: Person, room: int | None = None) -> None:
         person.here = True
         person.tasks = person.tasks if room is None else room
-        self.tell(NodeJoined(person.node, person.owner, 1, Wei(STAKE), 0, frozenset({"lora"}), person.tasks, 1))
+        joined = NodeJoined(person.node, person.owner, 1, Wei(STAKE), 0, frozenset({"lora"}), person.tasks, 1)
+        self.tell(replace(joined, subnet=person.subnet))
 
     def leave(self, person: Person) -> None:
         person.here = False
@@ -331,7 +336,9 @@ class Town:
         match effect:
             case Expand():
                 specs, look_ahead = self.graphs[effect.job]
-                self.tell(Expanded(effect.job, effect.manifest, "lora", True, look_ahead, specs))
+                self.tell(
+                    Expanded(effect.job, effect.manifest, "lora", True, look_ahead, specs, (), 0, (), *self.capped)
+                )
             case TakeJob() if effect.job in self.ledger.jobs:
                 if effect.job not in self.ledger.taken:
                     self.chain(JobTaken(self.position(), effect.job, OperatorId(OWN)))
@@ -592,6 +599,7 @@ def check_nothing_idle(world: World, now: Now) -> None:
                     and node.node not in board.resting
                     and node.node not in board.looking
                     and node.node not in board.rests.get((task.job, task.index), {})
+                    and not scheduling.too_much(world, book.job, task.index, node.owner, node.subnet)
                 )
                 if fits:
                     assert scheduling._objection(world, board, node, queue), f"{node} could have {task}"

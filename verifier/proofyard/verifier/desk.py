@@ -194,15 +194,14 @@ class Desk:
             return Ack(False, f"{connection.peer} is not an active node; register it with `proofyard node register`")
         connection.vouch()
         proven = self.proofs.take(connection.peer, message)
-        context.members[connection.peer] = Member(connection, message, record, read_at, proven)
+        member = context.members[connection.peer] = Member(connection, message, record, read_at, proven)
         self._were_here.put(connection.peer, True)
-        context.runner.post(joined(record, message, proven.memory_bytes))
+        context.runner.post(joined(member))
         return Ack()
 
     def _here(self) -> list[Event]:
         """Who is connected, for an engine that begins anew."""
-        members = self._context.members.values()
-        return [joined(member.record, member.announce, member.proven.memory_bytes) for member in members]
+        return list(map(joined, self._context.members.values()))
 
     def left(self, connection: Connection) -> None:
         """A connection ended. Leases run on: the node may come back in time."""

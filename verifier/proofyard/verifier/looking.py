@@ -35,6 +35,7 @@ from proofyard.verifier.sizing import tell_size
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.workload import (
     InexactWorkload,
+    caps_of,
     finals_of,
     is_exact,
     require_size,
@@ -79,6 +80,7 @@ async def expand(context: Context, effect: effects.Expand) -> None:
             paid,
             0 if rounds is None else rounds.workers,
             _voters(rounds),
+            *(caps_of(workload, manifest) or (0, None)),
         )
     )
 

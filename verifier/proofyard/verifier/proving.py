@@ -134,7 +134,7 @@ class Proofs:
             logger.info("%s: %s", node, proven.said())
         current = self._context.members.get(node)
         if current is not None:
-            self._context.runner.post(joined(current.record, current.announce, current.proven.memory_bytes))
+            self._context.runner.post(joined(current))
 
     async def _asked(self, connection: Connection, proven: Proven) -> float:
         """Check; how long to wait for the next time."""

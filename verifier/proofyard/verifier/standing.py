@@ -19,10 +19,9 @@ from proofyard.chain.events import (
     OperatorRetired,
     StakeChanged,
 )
-from proofyard.protocol.messages import Announce
 from proofyard.protocol.types import Address
 from proofyard.verifier.context import Context, Member
-from proofyard.verifier.engine.events import UNBOUND, NodeJoined, NodeLeft
+from proofyard.verifier.engine.events import NodeJoined, NodeLeft
 
 MAX_TASKS_HELD, MAX_AUDITS_HELD = 64, 256
 """However much a node says that it holds at a time."""
@@ -32,8 +31,9 @@ CONCERNING: tuple[type[ChainNews], ...] = (StakeChanged, Claimed, *OF_OPERATORS)
 """Events after which a connected node may be another than it was."""
 
 
-def joined(record: NodeRecord, announce: Announce, memory_bytes: int = UNBOUND) -> NodeJoined:
-    """What the engine is told of a node that is here; `memory_bytes` is the most that its work may take."""
+def joined(member: Member) -> NodeJoined:
+    """What the engine is told of a node that is here."""
+    record, announce = member.record, member.announce
     return NodeJoined(
         node=record.node,
         owner=record.owner,
@@ -43,7 +43,8 @@ def joined(record: NodeRecord, announce: Announce, memory_bytes: int = UNBOUND) 
         workloads=frozenset(announce.workloads),
         tasks=max(1, min(announce.tasks, MAX_TASKS_HELD)),
         audits=max(1, min(announce.audits, MAX_AUDITS_HELD)),
-        memory_bytes=memory_bytes,
+        memory_bytes=member.proven.memory_bytes,
+        subnet=member.connection.subnet,
     )
 
 
@@ -65,7 +66,7 @@ async def follow_members(context: Context, events: Iterable[ChainNews | Rollback
         elif isinstance(event, Claimed):
             for member in _members(context, event):
                 member.record = replace(member.record, consecutive_valid=event.consecutive_valid)
-                context.runner.post(joined(member.record, member.announce, member.proven.memory_bytes))
+                context.runner.post(joined(member))
         elif isinstance(event, CONCERNING):
             concerned.update((member.record.node, member) for member in _members(context, event))
     for node, member in concerned.items():
@@ -76,7 +77,7 @@ async def follow_members(context: Context, events: Iterable[ChainNews | Rollback
             leave(context, node)
         elif record != member.record:
             member.record = record
-            context.runner.post(joined(record, member.announce, member.proven.memory_bytes))
+            context.runner.post(joined(member))
 
 
 def _members(context: Context, event: ChainNews) -> list[Member]:

@@ -75,7 +75,7 @@ class Api:
         self._explaining += 1
         self._loop = asyncio.get_running_loop()
         try:
-            here = await self.ask(wire.Around(numbers[0]), Here)
+            here = await self.ask(wire.Around(*numbers[:2]), Here)
             return await self._encoded(self._slow, partial(work, *numbers, here))
         finally:
             self._explaining -= 1

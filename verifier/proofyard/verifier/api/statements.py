@@ -20,7 +20,7 @@ from proofyard.protocol.view import BatchView
 from proofyard.verifier.api import types as out
 from proofyard.verifier.engine import rows, scheduling
 from proofyard.verifier.engine.events import UNBOUND
-from proofyard.verifier.engine.world import World
+from proofyard.verifier.engine.world import Node, World
 
 NODES = 100
 """So many nodes an explanation shows at most."""
@@ -64,6 +64,8 @@ class Standing:
     """The most that its work may take."""
     machine: str = ""
     """What it claims of its machine and has shown, in words."""
+    too_much: str = ""
+    """Why it may not have the task in question, for what is its owner's or its subnet's of the round."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,14 @@ class Slashed:
 # What the engine knows: called in the verifier's loop
 
 
-def look_around(world: World, number: int, machines: Mapping[Address, str]) -> Here:
-    """In one go over the nodes that are connected, `NODES` at most; `machines`: what each has shown, in words."""
+def _too_much(world: World, job: rows.Job | None, task: int | None, node: Node) -> str:
+    known = job is not None and task is not None and (job.id, task) in world.rows.tasks
+    return scheduling.too_much(world, job, task, node.owner, node.subnet) if known else ""  # type: ignore[arg-type]
+
+
+def look_around(world: World, number: int, machines: Mapping[Address, str], task: int | None = None) -> Here:
+    """In one go over the nodes that are connected, `NODES` at most; `machines`: what each has shown, in words; `task`:
+    of the job, where it is about one."""
     board, job = world.memory(scheduling.Board), world.rows.jobs.get(JobId(number))
     workload = job.workload_name if job else ""
     owners = board.here.get(workload) or Tally[Address]()
@@ -135,6 +143,7 @@ def look_around(world: World, number: int, machines: Mapping[Address, str]) -> H
                 others=len(owners) - (node.owner in owners) - requester,
                 memory_bytes=node.memory_bytes,
                 machine=machines.get(node.node, ""),
+                too_much=_too_much(world, job, task, node),
             )
         )
     kinds = [
@@ -192,6 +201,8 @@ def why_not(node: Standing, job: rows.Job, kind: Kind | None, barred: Sequence[s
         return "it may not have this task again: it let it go too often, was outvoted on it, or was found faulty"
     if node.holds >= node.room:
         return f"it is busy: it holds {node.holds} of the {node.room} tasks that it takes at a time"
+    if node.too_much:
+        return node.too_much
     if node.rests:
         return "it declined or was away a moment ago, and is asked again in seconds"
     if too_large := scheduling.too_large(node.memory_bytes, here.least_bytes):

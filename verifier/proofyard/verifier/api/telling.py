@@ -54,9 +54,9 @@ class Teller:
                 return nodes_of(context, after, limit)
             case wire.OneNode(address):
                 return _node(context, address)
-            case wire.Around(job):
+            case wire.Around(job, task):
                 machines = {node: member.proven.said() for node, member in context.members.items()}
-                return look_around(context.runner.engine.world, job, machines)
+                return look_around(context.runner.engine.world, job, machines, task)
             case wire.Measured():
                 return (await asyncio.to_thread(self._metrics.text)).decode()
             case wire.Disputes(before, limit):

@@ -43,9 +43,10 @@ class OneNode(Question, frozen=True):
 
 
 class Around(Question, frozen=True):
-    """What the engine knows of a job now: `statements.Here`."""
+    """What the engine knows of a job, or of one task of it, now: `statements.Here`."""
 
     job: int
+    task: int | None = None
 
 
 class Disputes(Question, frozen=True):

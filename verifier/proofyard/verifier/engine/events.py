@@ -8,6 +8,7 @@ repeated, late or out of order.
 from dataclasses import dataclass
 
 from proofyard.chain.events import Event as ChainNews
+from proofyard.protocol.caps import Caps
 from proofyard.protocol.closing import ClosedRound
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.seal import Opening
@@ -37,7 +38,8 @@ UNBOUND = 1 << 62
 @dataclass(frozen=True, slots=True)
 class NodeJoined:
     """A registered node is connected, or said again what it offers. `tasks`, `audits`: how many it holds at a time;
-    `memory_bytes`: the most that work for it may take."""
+    `memory_bytes`: the most that work for it may take; `subnet`: the part of the network that it is in, or the relay
+    that carries it, empty where that is not known."""
 
     node: Address
     owner: Address
@@ -48,6 +50,7 @@ class NodeJoined:
     tasks: int
     audits: int
     memory_bytes: int = UNBOUND
+    subnet: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +255,9 @@ class Expanded:
     """Tasks of a round, where rounds do not wait for everybody; 0 where they do."""
     voters: tuple[Address, ...] = ()
     """Whose shards these are, where nodes decide what a round takes."""
+    round_tasks: int = 0
+    """Tasks of a round, of which one owner may do no more than `caps` says."""
+    caps: Caps | None = None
 
 
 @dataclass(frozen=True, slots=True)

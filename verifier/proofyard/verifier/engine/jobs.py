@@ -308,6 +308,8 @@ def expanded(world: World, event: Expanded, now: Now) -> None:
         return
     job.workload_name, job.exact, job.look_ahead = event.workload, event.exact, max(0, event.look_ahead)
     job.tasks, job.workers, job.state, job.reason = len(event.specs), event.workers, JobState.TAKING, ""
+    if event.caps is not None:
+        job.round_tasks, job.owner_cap, job.subnet_cap = event.round_tasks, event.caps.owner, event.caps.subnet
     world.rows.touch(job)
     world.memory(Memory).graphs[job.id] = event
     if job.taken_block:

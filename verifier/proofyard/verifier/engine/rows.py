@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
+from proofyard.protocol.caps import Caps
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature, TaskIndex
 
 
@@ -39,6 +40,10 @@ class TaskState(StrEnum):
     COMMITTED = "committed"
     ACCEPTED = "accepted"
     DROPPED = "dropped"
+
+
+HELD = frozenset((TaskState.GIVEN, TaskState.COMMITTED, TaskState.ACCEPTED))
+"""Somebody's work counts for these."""
 
 
 class WorkState(StrEnum):
@@ -117,6 +122,10 @@ class Job(Row, kw_only=True):
     tasks: int = 0
     workers: int = 0
     """Tasks of a round, where rounds do not wait for everybody; 0 where they do."""
+    round_tasks: int = 0
+    """Tasks of a round, where one owner may not do as many of them as it likes; 0 where it may."""
+    owner_cap: int = 0
+    subnet_cap: int = 0
     state: JobState = JobState.WAITING
     reason: str = ""
     """Why it failed, or what it waits for."""
@@ -132,6 +141,11 @@ class Job(Row, kw_only=True):
     """Another verifier schedules it."""
     claimed_by: str = ""
     """The process that has it, where several share the database."""
+
+    @property
+    def caps(self) -> Caps:
+        """How many of a round's `round_tasks` tasks are one owner's, and one subnet's, at most."""
+        return Caps(owner=self.owner_cap, subnet=self.subnet_cap)
 
     @property
     def is_asked(self) -> bool:
@@ -184,6 +198,8 @@ class Work(Row, kw_only=True):
     """Its node is asked for a decoy as well; once committed: it has given one that has not had its batch."""
     decoy_batch: int = 0
     """Row of the batch that holds its decoy, 0 for none."""
+    subnet: str = ""
+    """Where its node was when it was given it; see `NodeJoined`."""
     outcome: str = ""
     """accepted, repeated, stale, faulty, undecided, unpaid (its owner was caught, or nobody opens its mark); what its
     batch's record says."""

@@ -66,6 +66,11 @@ class Queue:
         self.plain: list[TaskIndex] = []
         self.place: dict[TaskIndex, object] = {}
 
+    @property
+    def first(self) -> TaskIndex | None:
+        """One of them, to name where none can be had."""
+        return next((index for index in (*self.fussy, *self.plain[:1]) if index in self.place), None)
+
     def put(self, index: TaskIndex, *, fussy: bool) -> None:
         where: object = self.fussy if fussy else self.plain
         if self.place.get(index) is where:
@@ -236,6 +241,13 @@ def stop(world: World, queue: Queue) -> None:
     at = bisect_left(hungry, queue.key)
     if hungry[at : at + 1] == [queue.key]:
         del hungry[at]
+
+
+def loosen(world: World, job: Job) -> None:
+    """A task of a round is nobody's any more: whoever had it may have another one of that round."""
+    if job.round_tasks:
+        board = world.memory(Board)
+        board.new_queues.update(dict.fromkeys(key for key in board.queues if key[0] == job.id))
 
 
 def runs(job: Job) -> bool:
@@ -426,7 +438,8 @@ def _fill(world: World, board: Board, queue: Queue, now: Now) -> Iterator[tuple[
         index = None if why_not else _pick(world, board, queue, address, now)
         if index is None:
             aside.append(key)
-            waits, stuck = why_not or waits, stuck and bool(why_not)
+            waits = why_not or _too_much_of_first(world, queue, node) or waits
+            stuck = stuck and bool(why_not)
             continue
         yield node, queue, index
         _place(world, board, address)
@@ -479,7 +492,7 @@ def _pick(world: World, board: Board, queue: Queue, node: Address, now: Now) -> 
             continue
         if task.state != TaskState.READY:
             del queue.place[index]
-        elif _is_barred(board, queue.job, task, node):
+        elif _is_barred(world, board, queue.job, task, node):
             queue.fussy.append(index)
         else:
             del queue.place[index]
@@ -490,7 +503,7 @@ def _pick(world: World, board: Board, queue: Queue, node: Address, now: Now) -> 
             del queue.place[index]
             task = tasks[job, index]
             if task.state == TaskState.READY:
-                if not _is_barred(board, queue.job, task, node):
+                if not _is_barred(world, board, queue.job, task, node):
                     return index
                 queue.put(index, fussy=True)
     if len(queue.fussy) > MAX_SCAN and node not in board.looking:
@@ -506,9 +519,29 @@ def look_on(world: World, node: Address) -> None:
     board.new_nodes[node] = None
 
 
-def _is_barred(board: Board, job: Job, task: Task, node: Address) -> bool:
-    barred = node in task.barred or node in board.rests.get((task.job, task.index), ())
-    return barred or _is_anothers(board, job, task, node)
+def _is_barred(world: World, board: Board, job: Job, task: Task, address: Address) -> bool:
+    node = world.nodes[address]
+    return (
+        address in task.barred
+        or address in board.rests.get((task.job, task.index), ())
+        or _is_anothers(board, job, task, address)
+        or bool(too_much(world, job, task.index, node.owner, node.subnet))
+    )
+
+
+def too_much(world: World, job: Job, index: int, owner: Address, subnet: str) -> str:
+    """Why a node of this owner and subnet may not have a task, for what is theirs of its round; empty if it may."""
+    if not job.round_tasks:
+        return ""
+    first = index - index % job.round_tasks
+    others = (TaskIndex(each) for each in range(first, min(first + job.round_tasks, job.tasks)) if each != index)
+    works = (world.rows.current(world.rows.tasks[job.id, other]) for other in others)
+    return job.caps.objection(owner, subnet, ((work.owner, work.subnet) for work in works if work is not None))
+
+
+def _too_much_of_first(world: World, queue: Queue, node: Node) -> str:
+    first = queue.first
+    return "" if first is None else too_much(world, queue.job, first, node.owner, node.subnet)
 
 
 def _tell(world: World, board: Board, queue: Queue, why: str) -> None:
@@ -517,8 +550,7 @@ def _tell(world: World, board: Board, queue: Queue, why: str) -> None:
     if not board.here.get(workload):
         why = f"no node that executes {workload} is connected"
     if why:
-        first = next((i for i in (*queue.fussy, *queue.plain[:1]) if i in queue.place), None)
-        text = f"task {first} waits: {why}"
+        text = f"task {queue.first} waits: {why}"
         if queue.job.reason != text:
             queue.job.reason = text
             world.rows.touch(queue.job)

@@ -37,7 +37,7 @@ from proofyard.verifier.engine.events import (
     WorkCommitted,
 )
 from proofyard.verifier.engine.graph import Gate, Graph
-from proofyard.verifier.engine.rows import Batch, BatchState, Job, Task, TaskState, Work, WorkState
+from proofyard.verifier.engine.rows import HELD, Batch, BatchState, Job, Task, TaskState, Work, WorkState
 from proofyard.verifier.engine.scheduling import Board, Queue, WorkKey
 from proofyard.verifier.engine.world import Node, World
 
@@ -56,7 +56,6 @@ DROPPED = "its round and those that could take it late have closed without it"
 AT_HAND = frozenset((TaskState.COMMITTED, TaskState.ACCEPTED))
 UNNEEDED = AT_HAND | {TaskState.DROPPED}
 """Nobody has to do these."""
-HELD = frozenset((TaskState.GIVEN, TaskState.COMMITTED, TaskState.ACCEPTED))
 Made = tuple[TaskIndex, Cid | None]
 """A task with a result of it."""
 PROMISED = frozenset((WorkState.COMMITTED, WorkState.BATCHED))
@@ -145,11 +144,6 @@ class Memory:
 
 def _key(work: Work) -> WorkKey:
     return work.job, work.task, work.attempt
-
-
-def current(world: World, task: Task) -> Work | None:
-    """The work that counts for a task now."""
-    return world.rows.works[task.job, task.index, task.attempt] if task.state in HELD else None
 
 
 # Jobs
@@ -373,6 +367,8 @@ def _set(world: World, book: Book, task: Task, state: TaskState) -> None:
         scheduling.ready(world, book.queues_of[task.index], task)
     elif state == TaskState.GIVEN:
         book.given.add(task.index)
+    if before in HELD and state not in HELD:
+        scheduling.loosen(world, book.job)
     if before in AT_HAND or state in AT_HAND:
         accepted = state == TaskState.ACCEPTED
         for gate in book.graph.move(task.index, at_hand=state in AT_HAND, accepted=accepted):
@@ -451,6 +447,7 @@ def join(world: World, event: NodeJoined, now: Now) -> None:
         tasks=event.tasks,
         audits=event.audits,
         memory_bytes=event.memory_bytes,
+        subnet=event.subnet,
         holds=board.held[event.node],
     )
     if node == old:
@@ -531,6 +528,7 @@ def _give(world: World, node: Node, task: Task, now: Now) -> None:
         attempt=task.attempt,
         node=node.node,
         owner=node.owner,
+        subnet=node.subnet,
         inputs=_inputs(world, book, book.graph.gate_of[index]),
         decoy=_is_first(world, task) and decoys.is_ordered(world.rules, book.job, index, task.attempt, node.node),
     )
@@ -795,7 +793,7 @@ def decoy_over(world: World, work: Work, now: Now, *, caught: bool = False) -> N
         return
     _bar(world, task, (work.node,))
     world.log(work.job, now, _KINDS["unpaid"], _TOLD["unpaid"], task=work.task, node=work.node)
-    if task.state == TaskState.COMMITTED and current(world, task) is work:
+    if task.state == TaskState.COMMITTED and world.rows.current(task) is work:
         _reopen(world, book, task)
         _undo_on(world, book, work, f"task {work.task}, on which it rests, is done again", now)
     _fail_hopeless(world, task, now)
@@ -826,7 +824,7 @@ class Order:
         }
         self._left: defaultdict[JobId, set[Made]] = defaultdict(set)
         for work in waiting:
-            if current(world, world.rows.tasks[work.job, work.task]) is work:
+            if world.rows.current(world.rows.tasks[work.job, work.task]) is work:
                 self._left[work.job].add((work.task, work.result))
         self._needs: dict[tuple[int, tuple[Cid, ...]], tuple[Made, ...]] = {}
 
@@ -953,7 +951,7 @@ def rests_on(world: World, batch: Batch) -> set[int]:
         if work.decoy_batch in world.rows.batches:
             found.add(work.decoy_batch)
         book, task = world.memory(Memory).books.get(work.job), world.rows.tasks.get((work.job, work.task))
-        if book is None or task is None or current(world, task) is not work:
+        if book is None or task is None or world.rows.current(task) is not work:
             continue
         gate = book.graph.gate_of[work.task]
         if id(gate) not in seen:
@@ -965,7 +963,7 @@ def rests_on(world: World, batch: Batch) -> set[int]:
 def _open_batches(world: World, book: Book, gate: Gate) -> Iterator[int]:
     """Where the works are whose results a gate's tasks start from: what counts was given the results that count."""
     for dep in gate.deps:
-        maker = current(world, world.rows.tasks[book.job.id, dep])
+        maker = world.rows.current(world.rows.tasks[book.job.id, dep])
         if maker is not None and maker.state == WorkState.BATCHED:
             yield maker.batch
 
@@ -998,7 +996,7 @@ def repeated(world: World, work: Work, now: Now) -> None:
         pass
     elif waiting is None and task.state != TaskState.ACCEPTED:
         _let_count(world, book, task, work, TaskState.ACCEPTED, now)
-    elif waiting is not None and current(world, task) is work:
+    elif waiting is not None and world.rows.current(task) is work:
         _let_count(world, book, task, waiting, TaskState.COMMITTED, now)
     jobs.check_done(world, work.job, now)
 
@@ -1015,7 +1013,7 @@ def _settled(world: World, work: Work) -> Book | None:
 
 def _let_count(world: World, book: Book, task: Task, work: Work, state: TaskState, now: Now) -> None:
     """This work of a task is the one that counts."""
-    other = current(world, task)
+    other = world.rows.current(task)
     if other is not None and other is not work:
         if task.state == TaskState.GIVEN:
             _call_off(world, book, other, "the task is done")
@@ -1042,7 +1040,7 @@ def refuted(world: World, work: Work, outcome: str, reason: str, dissenters: Ite
     if outcome == "undecided":
         task.undecided += 1
         world.rows.touch(task)
-    if current(world, task) is work:
+    if world.rows.current(task) is work:
         _reopen(world, book, task)
         _undo_on(world, book, work, f"task {work.task}, on which it rests, is done again", now)
     if task.undecided >= MAX_UNDECIDED and task.state not in UNNEEDED:
@@ -1203,4 +1201,4 @@ def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
             scheduling.look_on(world, node)  # type: ignore[arg-type]
 
 
-__all__ = ["Book", "Memory", "blocked", "create", "current", "give_out", "to_batch"]
+__all__ = ["Book", "Memory", "blocked", "create", "give_out", "to_batch"]

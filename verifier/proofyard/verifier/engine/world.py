@@ -12,7 +12,7 @@ from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, BatchId, Digest, JobId
 from proofyard.verifier.engine.effects import Effect
 from proofyard.verifier.engine.events import Now, Place, TaskKey
-from proofyard.verifier.engine.rows import Batch, Fault, Job, Log, Row, Seat, Segment, Task, Work
+from proofyard.verifier.engine.rows import HELD, Batch, Fault, Job, Log, Row, Seat, Segment, Task, Work
 
 M = TypeVar("M")
 
@@ -92,6 +92,7 @@ class Node:
     tasks: int
     audits: int
     memory_bytes: int
+    subnet: str = ""
     holds: set[TaskKey] = field(default_factory=set)
 
 
@@ -146,6 +147,10 @@ class Rows:
     def add(self, row: Row) -> None:
         self._enter(row)
         self.touch(row)
+
+    def current(self, task: Task) -> Work | None:
+        """The work that counts for a task now."""
+        return self.works[task.job, task.index, task.attempt] if task.state in HELD else None
 
     def touch(self, row: Row) -> None:
         """Note that a row of these was changed."""
