@@ -130,6 +130,7 @@ class Person:
     tasks: int
     here: bool = False
     subnet: str = ""
+    speed: int = 0
     at: dict[TaskKey, tuple[int, tuple[Cid, ...]]] = field(default_factory=dict)
     done: list[WorkCommitted] = field(default_factory=list)
 
@@ -247,7 +248,7 @@ class Town:
         person.here = True
         person.tasks = person.tasks if room is None else room
         joined = NodeJoined(person.node, person.owner, 1, Wei(STAKE), 0, frozenset({"lora"}), person.tasks, 1)
-        self.tell(replace(joined, subnet=person.subnet))
+        self.tell(replace(joined, subnet=person.subnet, speed=person.speed))
 
     def leave(self, person: Person) -> None:
         person.here = False

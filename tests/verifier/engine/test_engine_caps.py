@@ -143,7 +143,7 @@ def test_who_is_in_the_subnet_of_who_lost_a_task_may_have_another_kind_of_task_o
     made = town(Caps(subnet=1), [(0, 1, 1), (1, 2, 1)], ("a", "a"))
     made.open(1, rounds(WORKERS, 1))
     specs, look_ahead = made.graphs[JOB]
-    made.graphs[JOB] = (specs[0], *(msgspec.structs.replace(each, segments=3) for each in specs[1:])), look_ahead
+    made.graphs[JOB] = (msgspec.structs.replace(specs[0], segments=3), *specs[1:]), look_ahead
     settled(made)
     ((first, holder),) = ((work.task, work.node) for work in made.world.rows.works.values())
     other = next(person for person in made.people.values() if person.tasks and person.node != holder)

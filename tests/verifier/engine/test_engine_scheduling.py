@@ -2,6 +2,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
 import pytest
 from enginetown import STAKE, UNITS, Person, Town, address, check_nothing_idle, job_row, rounds
 from hypothesis import given
@@ -159,6 +160,52 @@ def test_work_goes_to_who_has_shown_the_memory_that_it_takes() -> None:
     shows(much, 12 * gib)
     assert states(made) == {"given": 4} and set(holders(made).values()) == {much.node}
     assert "memory" not in job_row(made, JOB).reason
+    made.check()
+
+
+def of_lengths(made: Town, lengths: Sequence[int], turns: int = 1) -> Town:
+    """A job in rounds whose tasks have so many segments and work units."""
+    deps = rounds(len(lengths), turns)
+    made.open(1, deps, look_ahead=2, units=sum(lengths) * turns)
+    specs, look_ahead = made.graphs[JOB]
+    longer = (
+        msgspec.structs.replace(spec, segments=length, work_units=length)
+        for spec, length in zip(specs, [*lengths] * turns, strict=True)
+    )
+    made.graphs[JOB] = tuple(longer), look_ahead
+    while left := [e for e in made.effects if not isinstance(e, OfferTasks)]:
+        made.run(left[0])
+    return made
+
+
+def test_the_longest_task_of_a_round_goes_to_the_node_that_has_shown_the_most_speed() -> None:
+    made = Town([*((number, number + 1, 1) for number in range(5)), *((n + 50, n + 50, 0) for n in range(24))])
+    for person, speed in zip(list(made.people.values())[:5], (20, 0, 500, 100, 3), strict=True):
+        person.speed = speed
+    for person in made.people.values():
+        made.join(person)
+    of_lengths(made, [1, 8, 2, 4, 4], turns=2)
+    fastest = [address(number) for number in (3, 4, 1, 5, 2)]
+    for turn in range(2):
+        whose = [holders(made)[index + 5 * turn] for index in (1, 3, 4, 2, 0)]
+        assert (whose[0], set(whose[1:3]), *whose[3:]) == (fastest[0], set(fastest[1:3]), *fastest[3:])
+        made.run_all()
+        for person in made.people.values():
+            for key in list(person.at):
+                made.finish(person, key)
+        while left := [e for e in made.effects if not isinstance(e, OfferTasks)]:
+            made.run(left[0])
+    made.check()
+
+
+def test_the_fastest_node_is_not_given_two_before_the_others_have_one() -> None:
+    made = Town([*((number, number + 1, 2) for number in range(3)), *((n + 50, n + 50, 0) for n in range(24))])
+    for person, speed in zip(list(made.people.values())[:3], (1, 500, 2), strict=True):
+        person.speed = speed
+    for person in made.people.values():
+        made.join(person)
+    of_lengths(made, [3, 3, 3, 2, 1, 1])
+    assert sorted(Counter(holders(made).values()).values()) == [2, 2, 2]
     made.check()
 
 

@@ -45,6 +45,7 @@ def joined(member: Member) -> NodeJoined:
         audits=max(1, min(announce.audits, MAX_AUDITS_HELD)),
         memory_bytes=member.proven.memory_bytes,
         subnet=member.connection.subnet,
+        speed=member.proven.steps_per_s,
     )
 
 

@@ -39,7 +39,7 @@ UNBOUND = 1 << 62
 class NodeJoined:
     """A registered node is connected, or said again what it offers. `tasks`, `audits`: how many it holds at a time;
     `memory_bytes`: the most that work for it may take; `subnet`: the part of the network that it is in, or the relay
-    that carries it, empty where that is not known."""
+    that carries it, empty where that is not known; `speed`: steps a second that it has shown, 0 where none."""
 
     node: Address
     owner: Address
@@ -51,6 +51,7 @@ class NodeJoined:
     audits: int
     memory_bytes: int = UNBOUND
     subnet: str = ""
+    speed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,17 @@ Tasks that are alike (a job's tasks of one reward and length) wait in one queue.
 into it, a node when it gets room; what found nothing is not looked at again until something about it changes. So a task
 costs what it takes to take it from one heap and a node from another, however many there are of both.
 
+A job whose tasks differ in length gives out the longest first, and to whoever has shown the most speed: so a round's
+tasks end together.
+
 Where nodes decide what a round takes, a task is its voter's, who does it unasked. Others get it once that one is gone.
 """
 
 import heapq
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from proofyard.protocol.closing import voter_of
@@ -50,14 +54,15 @@ _MARKS = {
 
 
 class Queue:
-    """The ready tasks of a job that have one reward, in base units, and one number of segments and of work units.
-    `fussy`: those that not everybody may have, in turns; `plain`: all others, by index. What is not ready any more is
-    dropped on the way."""
+    """The ready tasks of a job that have one reward, in base units, and one number of segments and of work units; the
+    job's first queue has those with most of these. `alone`: all tasks of the job are alike. `fussy`: those
+    that not everybody may have, in turns; `plain`: all others, by index. What is not ready any more is dropped on the
+    way."""
 
-    __slots__ = ("fussy", "job", "key", "place", "plain", "reward", "segments", "size", "stuck", "units")
+    __slots__ = ("alone", "fussy", "job", "key", "place", "plain", "reward", "segments", "size", "stuck", "units")
 
-    def __init__(self, job: Job, number: int, reward: int, segments: int, units: int) -> None:
-        self.job, self.reward, self.segments, self.units = job, reward, segments, units
+    def __init__(self, job: Job, number: int, reward: int, segments: int, units: int, *, alone: bool = True) -> None:
+        self.job, self.reward, self.segments, self.units, self.alone = job, reward, segments, units, alone
         self.key: QueueKey = (job.id, number)
         self.size = 0
         self.stuck = False
@@ -422,34 +427,54 @@ def _fill(world: World, board: Board, queue: Queue, now: Now) -> Iterator[tuple[
     world.about = (queue.job.id,)
     heap = board.heaps.get(queue.job.workload_name, [])
     unbacked = ""
-    while queue.size and heap:
-        unbacked = _unbacked(world, board, queue)
-        if unbacked:
-            break
-        key = heapq.heappop(heap)
-        address = key[3]
-        if board.keys.get(address) != key:
-            continue
-        node = world.nodes[address]
-        if node.owner in world.rows.guilty:
+    with closing(_in_turn(heap) if queue.alone else _by_speed(world, board, heap)) as keys:
+        for key in keys:
+            address = key[3]
+            if board.keys.get(address) != key:
+                continue
+            if not queue.size or (unbacked := _unbacked(world, board, queue)):
+                aside.append(key)
+                break
+            node = world.nodes[address]
+            if node.owner in world.rows.guilty:
+                _place(world, board, address)
+                continue
+            why_not = _objection(world, board, node, queue)
+            index = None if why_not else _pick(world, board, queue, address, now)
+            if index is None:
+                aside.append(key)
+                waits = why_not or _too_much_of_first(world, queue, node) or waits
+                stuck = stuck and bool(why_not)
+                continue
+            yield node, queue, index
             _place(world, board, address)
-            continue
-        why_not = _objection(world, board, node, queue)
-        index = None if why_not else _pick(world, board, queue, address, now)
-        if index is None:
-            aside.append(key)
-            waits = why_not or _too_much_of_first(world, queue, node) or waits
-            stuck = stuck and bool(why_not)
-            continue
-        yield node, queue, index
-        _place(world, board, address)
-        board.new_nodes.pop(address, None)
+            board.new_nodes.pop(address, None)
     for key in aside:
         if board.keys.get(key[3]) == key:
             heapq.heappush(heap, key)
     queue.stuck = stuck
     if queue.size:
         _tell(world, board, queue, unbacked or waits)
+
+
+def _in_turn(heap: list[NodeKey]) -> Generator[NodeKey]:
+    while heap:
+        yield heapq.heappop(heap)
+
+
+def _by_speed(world: World, board: Board, heap: list[NodeKey]) -> Generator[NodeKey]:
+    """Where tasks differ in length, and the longest are given out first: of those that hold the fewest the one that has
+    shown the most speed first. Who has room for one more is asked again after all others."""
+    while heap:
+        keys = {key: world.nodes[key[3]].speed for key in heap if board.keys.get(key[3]) == key}
+        heap.clear()
+        ordered = deque(sorted(keys, key=lambda key: (key[0], -keys[key], key)))
+        try:
+            while ordered:
+                yield ordered.popleft()
+        finally:
+            for key in ordered:
+                heapq.heappush(heap, key)
 
 
 def _unbacked(world: World, board: Board, queue: Queue) -> str:

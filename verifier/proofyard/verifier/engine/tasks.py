@@ -103,13 +103,13 @@ class Book:
         """Works that are committed and not settled."""
         self.bound = 0
         """Works that came to something and whose batch is not final."""
-        self.queues: dict[tuple[int, int, int], Queue] = {}
-        self.queues_of: list[Queue] = []
-        for task, spec in zip(tasks, specs, strict=True):
-            shape = int(task.reward), spec.segments, spec.work_units
-            if shape not in self.queues:
-                self.queues[shape] = Queue(job, len(self.queues), *shape)
-            self.queues_of.append(self.queues[shape])
+        shapes = [(int(task.reward), spec.segments, spec.work_units) for task, spec in zip(tasks, specs, strict=True)]
+        longest_first = sorted(set(shapes), key=lambda shape: (-shape[2], shape))
+        self.queues = {
+            shape: Queue(job, number, *shape, alone=len(longest_first) == 1)
+            for number, shape in enumerate(longest_first)
+        }
+        self.queues_of = [self.queues[shape] for shape in shapes]
 
 
 def _graph(job: Job, specs: Sequence[TaskSpec]) -> Graph:
@@ -448,6 +448,7 @@ def join(world: World, event: NodeJoined, now: Now) -> None:
         audits=event.audits,
         memory_bytes=event.memory_bytes,
         subnet=event.subnet,
+        speed=event.speed,
         holds=board.held[event.node],
     )
     if node == old:

@@ -93,6 +93,7 @@ class Node:
     audits: int
     memory_bytes: int
     subnet: str = ""
+    speed: int = 0
     holds: set[TaskKey] = field(default_factory=set)
 
 
