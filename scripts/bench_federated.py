@@ -14,6 +14,8 @@ code, segment by segment, and each loss that of the first held-out rows, in nats
   - `hostile`: rounds of `--voters` workers, of which two hand in something else (`bench_federated_hostile.py`); for
     each rule and attack the losses over the rounds. `hostile_gap` is the largest (last loss - that of the honest mean)
     / that of the recommended rule, `hostile_gap_mean` that of the mean.
+  - `late`: rounds that close without everybody (`bench_federated_late.py`); the losses where deltas come a round late
+    or never. `late_gap` is the largest (last loss - that of everybody in time) / that.
 `make bench-federated` goes on with `bench_kills.py` and `bench_home.py`, which add `kills_ok` and `home_compute_share`
 to the same file.
 docs/performance has the losses as pictures. The defaults take hours on a CPU; every size is an option.
@@ -29,6 +31,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from bench_federated_hostile import NAMES, RULES, hostile_keys, measure_hostile
+from bench_federated_late import late_keys, measure_late
 from bench_federated_plot import draw
 from bench_federated_setup import FOLDER, OUT, Bench, Part, base_params, inputs_of, say
 from proofyard.workloads.lora_params import LoraParams, read_params
@@ -36,6 +39,7 @@ from proofyard.workloads.lora_tensors import trained_schema
 from proofyard.workloads.workload import Inputs
 
 DEFAULT = "ffa"
+PARTS = ("methods", "hostile", "late")
 ALONE = ("dense", "dense-batch")
 METHODS = ("dense@0.006", "dense-batch@0.006", "ffa", "fedit@0.006", "fedit", "ffa:two-bit", "ffa:sign", "ffa:sign:2")
 SMALL = {"gap_at_30x": 30, "gap_at_100x": 100, "best_gap_at_146x": 146}
@@ -63,6 +67,10 @@ def main() -> None:
         params = replace(base, aggregation=DEFAULT, workers=args.voters, rounds=args.hostile_rounds)
         part = Part(args.out, "hostile", size | {"workers": args.voters, "rounds": args.hostile_rounds}, hostile_keys)
         measure_hostile(bench, params, args.rules, args.attacks, part)
+    if "late" in args.parts:
+        params = replace(base, aggregation=DEFAULT)
+        part = Part(args.out, "late", size | {"workers": args.workers, "rounds": args.rounds}, late_keys)
+        measure_late(bench, params, part)
     if args.out == OUT:
         draw(json.loads(OUT.read_text()))
     print(args.out)
@@ -71,7 +79,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2", choices=["smollm2", "tiny"])
-    parser.add_argument("--parts", nargs="+", default=["methods", "hostile"], choices=["methods", "hostile"])
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
     parser.add_argument("--attacks", nargs="+", default=list(NAMES), choices=list(NAMES))
