@@ -41,7 +41,17 @@ from proofyard.workloads.workload import Inputs
 DEFAULT = "ffa"
 PARTS = ("methods", "hostile", "late")
 ALONE = ("dense", "dense-batch")
-METHODS = ("dense@0.006", "dense-batch@0.006", "ffa", "fedit@0.006", "fedit", "ffa:two-bit", "ffa:sign", "ffa:sign:2")
+METHODS = (
+    "dense@0.006",
+    "dense-batch@0.006",
+    "ffa",
+    "fedit@0.006",
+    "fedit",
+    "ffa:two-bit",
+    "ffa:sign",
+    "ffa:sign:2",
+    "ffa+overlap",
+)
 SMALL = {"gap_at_30x": 30, "gap_at_100x": 100, "best_gap_at_146x": 146}
 """The keys of the report, and how many times smaller than the adapter what they are about has to be."""
 
@@ -121,8 +131,9 @@ def measure_methods(bench: Bench, base: LoraParams, args: argparse.Namespace, pa
 
 def method(bench: Bench, base: LoraParams, name: str) -> LoraParams:
     """`dense`, `dense-batch` or `AGGREGATION[:COMPRESSION[:N]]`, N being the turns of `sign` or the block of
-    `topk-2bit`; with `@LR` behind it."""
+    `topk-2bit`; with `+overlap` and `@LR` behind it."""
     name, _, rate = name.partition("@")
+    name, _, overlap = name.partition("+")
     aggregation, compression, number = [*name.split(":"), "", ""][:3]
     changes: dict[str, Any] = {"lr": float(rate)} if rate else {}
     if aggregation == "dense":
@@ -131,6 +142,8 @@ def method(bench: Bench, base: LoraParams, name: str) -> LoraParams:
         changes |= {"workers": 1, "batch": base.workers * base.batch}
     else:
         changes |= {"aggregation": aggregation, "compression": compression or None}
+    if overlap:
+        changes["overlap"] = True
     if number:
         changes["compression_turns" if compression == "sign" else "compression_block"] = int(number)
     return read_params(bench.manifest(replace(base, **changes)))

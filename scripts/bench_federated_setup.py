@@ -23,6 +23,7 @@ from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.lora_params import LoraParams, read_params
 from proofyard.workloads.lora_rounds import Start, start_of_round, whole_adapter
 from proofyard.workloads.lora_runner import TrainRunner
+from proofyard.workloads.lora_sets import whole_rounds
 from proofyard.workloads.lora_tensors import put
 from proofyard.workloads.state import encode_state
 from proofyard.workloads.sweep_score import held_out_loss
@@ -81,7 +82,7 @@ class Bench:
         return result, last
 
     def rounds(self, params: LoraParams) -> Iterator[tuple[int, list[bytes]]]:
-        """How many rounds are done, and the results that a round after them would rest on."""
+        """How many rounds are done, and the results that what they come to follows from."""
         manifest = self.manifest(params)
         graph = WORKLOAD.graph(manifest)
         results: dict[int, bytes] = {}
@@ -94,11 +95,13 @@ class Bench:
                 lasts[cid_of_bytes(last)] = last
             done = len(results)
             if done % params.workers == 0:
-                following = graph[done].deps if done < len(graph) else WORKLOAD.finals(manifest)
-                yield done // params.workers, [results[each] for each in following]
+                number = done // params.workers
+                following = whole_rounds(params, number + params.behind)
+                yield number, [results[each] for each in following]
 
     def start(self, params: LoraParams, results: Sequence[bytes], number: int) -> Start:
-        return start_of_round(params, self.seed, results, number)
+        """What round `number`, counted from 1, came to."""
+        return start_of_round(params, self.seed, results, number + params.behind if number else 0)
 
     def loss(self, params: LoraParams, start: Start | None) -> float:
         """In nats a token, of what a job has come to, None being the model as it was."""

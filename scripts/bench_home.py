@@ -1,7 +1,7 @@
 """Five workers at home: how much of the time that a job takes they train, with small deltas and without.
 
     make bench-home
-    python scripts/bench_home.py [--tiny] [--ways dense small quorum near] [--rounds 3] [--batch 2] [--seq-len 64]
+    python scripts/bench_home.py [--tiny] [--ways dense overlap small ...] [--rounds 3] [--batch 2] [--seq-len 64]
 
 Each node is behind a router of its own (a cone) at the end of a line of 100 Mbit/s down and 20 up with a delay of 15 ms
 each way: a round trip takes 30 ms to the public hosts of chain, verifier, requester and a relay, and 60 to another
@@ -13,7 +13,8 @@ Adds to out/bench/federated.json; `--tiny` (a random model of two layers, to see
 (`bench_pipeline_timeline`), with small deltas; `home_compute_share_dense` the same with whole adapters, and
 `home_compute_share_near` with small deltas where homes have no lines of their own (`--ways near`), where what is
 missing is not theirs. `home_compute_share_quorum` is that of small deltas in rounds that nodes decide and that close
-on three of five, so that nobody waits for two that audit (`--ways quorum`). `home_work_share`, and so on, are the
+on three of five, so that nobody waits for two that audit (`--ways quorum`), `home_compute_share_overlap` that of whole
+adapters that travel while the next round is trained (`--ways overlap`). `home_work_share`, and so on, are the
 same with the steps of audited segments, which are paid as well. `home` has for each what the rest was (`shares`),
 seconds of the job and of its steps, bytes of frames that each node received and sent from the job's opening until it
 was done, bytes that the relay carried, and the load before and after; `line` is what such a line carries, and `alone`
@@ -38,8 +39,9 @@ from proofyard.devnet import terminated_like_interrupted
 
 RESULT = Path(__file__).parents[1] / "out" / "bench" / "federated.json"
 HOMES: tuple[Kind, ...] = ("port-restricted", "full-cone", "port-restricted", "full-cone", "port-restricted")
-WAYS = ("dense", "small", "quorum", "near")
-"""Whole adapters, small deltas, those in rounds that close on a quorum, and where no home has a line of its own."""
+WAYS = ("dense", "overlap", "small", "quorum", "near")
+"""Whole adapters, those while the next round is trained, small deltas, those in rounds that close on a quorum, and
+where no home has a line of its own."""
 ENDINGS = {way: f"_{way}" for way in WAYS} | {"small": ""}
 """Of each one's keys."""
 MEANT = {"compute": "training", "work": "training and audits"}

@@ -28,6 +28,7 @@ from proofyard.workloads.tiny import write_tiny_corpus
 
 WAYS: dict[str, dict[str, Any]] = {
     "dense": {"aggregation": "fedit"},
+    "overlap": {"aggregation": "fedit", "overlap": True},
     "small": {"aggregation": "ffa", "compression": "two-bit"},
     "quorum": {
         "aggregation": "ffa",
@@ -36,8 +37,8 @@ WAYS: dict[str, dict[str, Any]] = {
         "closing": {"quorum": 3, "timeout_s": 20},
     },
 }
-"""What a task hands over: A and B as they are, or an encoding of what B has changed by; the last in rounds that nodes
-decide, and that do not wait for two that audit."""
+"""What a task hands over: A and B as they are, the same while the next round is trained, or an encoding of what B has
+changed by; the last in rounds that nodes decide, and that do not wait for two that audit."""
 SEGMENTS, SEGMENT_STEPS = 4, 4
 
 

@@ -24,7 +24,8 @@ from proofyard.sdk.lineages import MAX_LINEAGE_BYTES, decode_lineage, encode_lin
 from proofyard.sdk.rounds import SettledRounds, settled_rounds
 from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.lora_params import read_params
-from proofyard.workloads.lora_rounds import start_of_round
+from proofyard.workloads.lora_rounds import encode_start, start_of_round
+from proofyard.workloads.lora_sets import whole_rounds
 from proofyard.workloads.lora_tensors import first_state, put, take
 from proofyard.workloads.peft_folder import CONFIG, WEIGHTS
 from proofyard.workloads.state import decode_state, encode_state
@@ -71,10 +72,10 @@ class World:
         params, graph = read_params(manifest), WORKLOAD.graph(manifest)
         cid, results, batches = raw_cid(encode_manifest(manifest)), [], []
         for number in range(params.begun, params.begun + rounds):
-            taken = [range(len(results) - params.workers, len(results))] if results else []
+            tasks = whole_rounds(params, number)
             if closed:
                 taken = sets_of(closed[: number - params.begun])[-1:]
-            tasks = tuple(TaskIndex(task) for each in taken for task in each)
+                tasks = tuple(TaskIndex(task) for each in taken for task in each)
             given = [results[task] for task in tasks]
             begins = self.artifacts[manifest.adapter] if manifest.adapter and not given else b""
             said = [self.artifacts[each] for each in given]
@@ -202,6 +203,20 @@ def other(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace("1", "2") if "1" in value else f"{value}x"
     return value + 1
+
+
+def test_rounds_that_overlap_name_the_second_one_before_as_their_start(world: Any) -> None:
+    rounds = world.settle(1, manifest_with(rounds=4, overlap=True), 4)
+    documents = lineage(world, 1)
+    assert [each.start.round for each in documents] == [0, 0, 1, 2]
+    assert [each.start.lineage for each in documents[2:]] == [lineage_cid(each) for each in documents[:2]]
+    assert [each.start.state for each in documents[2:]] == [each.state for each in documents[:2]]
+    assert len({each.state for each in documents}) == 4
+    assert [[delta.task for delta in each.deltas] for each in documents] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert {delta.late for each in documents for delta in each.deltas} == {0}
+    results = [rounds.read(rounds.done[task].commitment.result) for task in WORKLOAD.finals(rounds.manifest)]
+    last = start_of_round(rounds.params, rounds.manifest.seed, results, 5)
+    assert documents[-1].state == cid_of_bytes(encode_start(last)), "what the job comes to"
 
 
 def test_every_round_names_what_it_started_from_took_and_came_to(world: Any) -> None:

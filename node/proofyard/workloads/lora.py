@@ -82,12 +82,12 @@ class LoraWorkload:
     def finals(self, manifest: Manifest) -> tuple[TaskIndex, ...]:
         """The last round's tasks, or with compression all that a round after it would rest on."""
         params = check_manifest(manifest)
-        return whole_rounds(params, params.rounds)
+        return whole_rounds(params, params.rounds + params.behind)
 
     def begins(self, manifest: Manifest, task: TaskSpec) -> bool:
-        """In the first round of a job that goes on from another one."""
+        """In the first round of a job that goes on from another one, with `overlap` in the first two."""
         params = read_params(manifest)
-        return bool(params.begins) and position(params, task)[0] == params.begun
+        return bool(params.begins) and position(params, task)[0] <= params.begun + params.behind
 
     def rounds(self, manifest: Manifest) -> Rounds | None:
         """With `closing`."""
@@ -203,7 +203,7 @@ class LoraWorkload:
         from proofyard.workloads.lora_export import export_adapter
 
         params, trained = read_params(manifest), [results(task) for task in taken]
-        start = start_of_round(params, manifest.seed, trained, params.rounds, tasks=taken)
+        start = start_of_round(params, manifest.seed, trained, params.rounds + params.behind, tasks=taken)
         return export_adapter(manifest, whole_adapter(params, manifest.seed, start), dest, f"ipfs://{manifest.model}")
 
     def check_inputs(self, manifest: Manifest, inputs: Inputs) -> None:

@@ -37,7 +37,7 @@ from proofyard.workloads.compression.delta import check_last
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.exact_sums import tree_sum
 from proofyard.workloads.lora_params import LoraParams
-from proofyard.workloads.lora_tensors import STEP, key_rounds, trained_schema
+from proofyard.workloads.lora_tensors import STEP, outer_steps, trained_schema
 from proofyard.workloads.state import Array
 
 U = 2.0**-23
@@ -124,13 +124,13 @@ def largest_averaged(params: LoraParams) -> float:
     momentum m of it and adds a mean, is at most V = 2 W (1 + m R), and the outer step moves a weight by outer_lr times
     (mean + m velocity) <= V. So W + max(1, outer_lr) V is to stay within 2^126; binary32 goes to 2^128, which leaves
     room for every rounding. Robust rules stay within the deltas' hull with 0. With compression so many steps are made
-    one after another as there are rounds between two of which the base is known.
+    one after another as there are rounds between two of which the base is known, with `overlap` two.
 
     A round that merges adds products of at most 4 W^2 2^10 2^20 in length (rank, out, in), 2^17 of them at most, and
     an entry of a merged factor is at most the root of that, which 2^96 keeps below 2^121.
     """
     steps = 2 * max(1.0, params.outer_lr) * (1 + params.outer_momentum * params.rounds)
-    return min(2.0**126 / (1 + steps * key_rounds(params)), 2.0**96 if params.merges else math.inf)
+    return min(2.0**126 / (1 + steps * outer_steps(params)), 2.0**96 if params.merges else math.inf)
 
 
 def check_finished(params: LoraParams, round_number: int, shard: int, tensors: Mapping[str, Array]) -> None:

@@ -82,6 +82,8 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `local`: each shard is a file that nobody publishes (`proofyard.workloads.local_data`), and the manifest has no
     `data`; `shard_by` says nothing then. `caps`: how many of a round's shards one owner and one subnet do at most
     (`proofyard.protocol.caps`).
+    `overlap`: a round starts without the deltas of the one before, which travel while it is trained; they count in the
+    round after it (`lora_rounds`). Nothing is left out of the job's result.
     """
 
     modules: Annotated[dict[str, tuple[Count, Count]], Meta(min_length=1, max_length=4096)]
@@ -130,11 +132,17 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     begins: Begins | UnsetType = UNSET
     local: LocalData | UnsetType = UNSET
     caps: Caps | UnsetType = UNSET
+    overlap: bool | UnsetType = UNSET
 
     @property
     def begun(self) -> int:
         """The rounds that were done before this job."""
         return self.begins.round if self.begins else 0
+
+    @property
+    def behind(self) -> int:
+        """How many rounds later than the next one a round's deltas count."""
+        return 1 if self.overlap else 0
 
     @property
     def scale(self) -> float:
@@ -226,6 +234,9 @@ def _check_sizes(params: LoraParams) -> None:
             f"is {params.compression!r}; {params.aggregation} carries products that no delta says, use fedit or ffa"
         )
         raise ManifestRefused("params.compression", reason)
+    if params.overlap and (params.compression or params.closing or params.merges):
+        other = "compression" if params.compression else "closing" if params.closing else params.aggregation
+        raise ManifestRefused("params.overlap", f"is set, and does not go with {other}; leave one of them out")
     if params.local:
         check_local(params.local, params.workers, params.objective)
     if params.objective == "dpo" and params.packing:
@@ -241,14 +252,15 @@ def _check_sizes(params: LoraParams) -> None:
     values = sum(params.rank * sum(shape) for shape in params.modules.values())
     if values > MAX_ADAPTER_VALUES:
         raise ManifestRefused("params.rank", f"makes an adapter of {values} values, at most {MAX_ADAPTER_VALUES}")
-    if params.rounds > 1 and params.workers > MAX_DEPS:
-        raise ManifestRefused("params.workers", f"is {params.workers}, a round starts from at most {MAX_DEPS} results")
+    most = MAX_DEPS // (1 + params.behind)
+    if params.rounds > 1 and params.workers > most:
+        raise ManifestRefused("params.workers", f"is {params.workers}, a round starts from at most {most} results")
     merged = sum(params.merged_rank_of(name) * sum(shape) for name, shape in params.modules.items())
     if values + merged > MAX_ADAPTER_VALUES:
         raise ManifestRefused(
             "params.merged_rank", f"makes merged factors of {merged} values, at most {MAX_ADAPTER_VALUES} are allowed"
         )
-    together = 4 * (values * (params.workers + 2) + merged)
+    together = 4 * (values * (params.workers + 2) + merged) * (1 + params.behind)
     if params.closing:
         together = 4 * values * params.most_deltas * (3 if params.outer == "nesterov" else 2)
     if together > MAX_STATE_BYTES:

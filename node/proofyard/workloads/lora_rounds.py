@@ -89,6 +89,12 @@ def start_of_round(
     The job's result is the start of the round that never comes. `begins`: what the first round of a job that goes on
     from another one starts from.
 
+    With `overlap` a round starts a round behind (Overlap-Local-SGD, arXiv 2002.09539; Streaming DiLoCo, arXiv
+    2501.18512): the second one from where the first one did, and each later one from where the round before it started,
+    moved by what the shards of the round before that have trained, counted from their own start. So `results` are
+    those of the rounds `lora_tensors.rested_rounds`, and the job's result is the start of the second round that never
+    comes.
+
     `tasks`: of which task each result is, in any order, where rounds do not wait for all of their shards (`closing`);
     with compression in the order of `closing.rested_on`. Each delta is counted from its own round's start, by its
     shard's work and by the discount for each round that it is late; all of them in time make the start that the round
@@ -160,7 +166,7 @@ def counted(
     factors, found = iter(_lengths(params, origins, trained)[1]), {}
     for task, _ in said[: newest(said)] if params.closing else said[-params.workers :]:
         its_round, shard = position_of(params, task)
-        late = round_number - 1 - its_round
+        late = round_number - 1 - params.behind - its_round
         used = params.closing is None or params.closing.scale(late) > 0
         found[task] = Counted(late, params.shares[shard], next(factors) if used else 1.0)
     return found
@@ -199,7 +205,9 @@ def _next_start(params: LoraParams, seed: int, said: Sequence[Said], round_numbe
     purpose = (seed, round_number)
     before, trained, origins = _trained(params, seed, said, round_number)
     with np.errstate(over="ignore", invalid="ignore"):
-        if params.merges:
+        if params.overlap:
+            start = _behind(params, seed, [result for _, result in said], round_number)
+        elif params.merges:
             start = merge_step(params, before.adapter, before.merged, trained, purpose)
         else:
             start = outer_step(params, before.adapter, before.velocity, trained, purpose, origins)
@@ -233,6 +241,19 @@ def _round(
     carries = carries_outer(params, number, 0)
     start = _carried(tensors[0]) if carries else start_of_round(params, seed, results[: -params.workers], number)
     return start, [delta.trained(params, number, shard, start.adapter, each) for shard, each in enumerate(tensors)]
+
+
+def _behind(params: LoraParams, seed: int, results: Sequence[bytes], round_number: int) -> Start:
+    """With `overlap`: what the last of the rounds in `results` started from, moved by what the one before it has
+    trained, which is where the round after it started, and then by what it has trained itself."""
+    start, trained = _round(params, seed, results, round_number)
+    steps = [(start, trained, round_number - 1)]
+    if len(results) > params.workers:
+        steps.insert(0, (*_round(params, seed, results[: -params.workers], round_number), round_number - 2))
+    for began, made, number in steps:
+        origins = [Origin(shard, began.adapter) for shard in range(params.workers)]
+        start = _moved(params, start, _update(params, began.adapter, made, (seed, number), origins))
+    return start
 
 
 def _taken(
@@ -289,15 +310,19 @@ def outer_step(
     """Adapter and velocity after the outer step from `base`, given what each shard has trained it to (fedit, ffa), or
     with `origins` what those have trained from other starts. `purpose`, seed and round, keys the order of robust
     buckets."""
+    origins = origins or [Origin(shard, base) for shard in range(params.workers)]
+    return _moved(params, Start(base, velocity), _update(params, base, trained, purpose, origins))
+
+
+def _moved(params: LoraParams, start: Start, update: Tensors) -> Start:
     after: dict[str, Array] = {}
     momentum: dict[str, Array] = {}
-    origins = origins or [Origin(shard, base) for shard in range(params.workers)]
-    for name, mean in _update(params, base, trained, purpose, origins).items():
-        before = velocity[name].astype(np.float64) if velocity else np.zeros(mean.shape)
+    for name, mean in update.items():
+        before = start.velocity[name].astype(np.float64) if start.velocity else np.zeros(mean.shape)
         moved = params.outer_momentum * before + mean
         step = params.outer_lr * (mean + params.outer_momentum * moved)
-        after[name] = (base[name].astype(np.float64) + step).astype(np.float32)
-        if velocity:
+        after[name] = (start.adapter[name].astype(np.float64) + step).astype(np.float32)
+        if start.velocity:
             momentum[name] = moved.astype(np.float32)
     return Start(after, momentum)
 

@@ -19,7 +19,7 @@ from proofyard.protocol.closing import Closing, sets_in
 from proofyard.protocol.types import TaskIndex
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.lora_params import LoraParams
-from proofyard.workloads.lora_tensors import first_round, position_of, task_at
+from proofyard.workloads.lora_tensors import first_round, position_of, rested_rounds, task_at
 
 Said = tuple[TaskIndex, bytes]
 """A task with its result."""
@@ -33,7 +33,7 @@ def whole(params: LoraParams, number: int) -> tuple[TaskIndex, ...]:
 def whole_rounds(params: LoraParams, number: int) -> tuple[TaskIndex, ...]:
     """The tasks whose results round `number` starts from where every round took all of its own: with `closing` the
     newest round first, as in `protocol.closing`."""
-    rounds = range(first_round(params, number), number)
+    rounds = rested_rounds(params, number)
     return tuple(task for each in (rounds[::-1] if params.closing else rounds) for task in whole(params, each))
 
 

@@ -112,6 +112,19 @@ def first_round(params: LoraParams, round_number: int) -> int:
     return params.begun + since(round_number - params.begun, key_rounds(params))
 
 
+def rested_rounds(params: LoraParams, round_number: int) -> range:
+    """The rounds whose results a round starts from. With `overlap` those of the second and third before it: the start
+    of the second is in its results, that of the first before it follows with the third."""
+    last = max(params.begun, round_number - params.behind)
+    first = max(params.begun, last - 2) if params.overlap else first_round(params, round_number)
+    return range(min(first, last), last)
+
+
+def outer_steps(params: LoraParams) -> int:
+    """So many outer steps are made one after another, at most, from a start that a result carries."""
+    return key_rounds(params) + params.behind
+
+
 def result_schema(params: LoraParams, shard: int) -> Schema:
     """The result of a shard's task, without compression."""
     trained = prefixed_schema(trained_schema(params, params.rank_of(shard)), "adapter")

@@ -101,6 +101,7 @@ lr = 0.003
 # targets = ["q_proj", "v_proj"]   # or "all-linear"
 # precision = "exact"        # "exact8" is faster, "exact4" (QLoRA) takes the least memory
 # compression = "int8"       # or "int4", "two-bit", "sign", "topk-2bit": what a task sends
+# overlap = true             # a round's results travel while the next one is trained, and count in the one after it
 # closing = { quorum = 3, timeout_s = 600 }   # rounds do not wait for everybody
 # rounds_by = "nodes"        # nodes decide what a round takes, also while no verifier is there
 # local = { digests = ["bafy...", "bafy..."], auditors = ["0x..."] }   # of data = "local:NAME", which stays at home

@@ -131,11 +131,11 @@ def lineage_cid(document: RoundLineage) -> Cid:
 def lineage_of(rounds: "SettledRounds", network: Network, first: Origin) -> list[RoundLineage]:
     """The documents of all settled rounds of a job, whose first one started from `first`."""
     documents: list[RoundLineage] = []
-    start = first
+    came_to = [first] * (1 + rounds.params.behind)
     for number in range(rounds.params.begun + 1, rounds.last + 1):
-        found = _round(rounds, network, number, start)
+        found = _round(rounds, network, number, came_to.pop(0))
         documents.append(found)
-        start = Origin(network, str(rounds.job), number, found.state, lineage_cid(found))
+        came_to.append(Origin(network, str(rounds.job), number, found.state, lineage_cid(found)))
     return documents
 
 

@@ -52,12 +52,13 @@ class SettledRounds:
         return self.sets[number - 1 - self.params.begun]
 
     def start_after(self, number: int) -> Start:
-        """What round `number` came to: the start of the one after it. That of round `params.begun` is what the job
-        itself begins with. Raises `JobRefused` for a round that is not settled."""
+        """What round `number` came to: the start of the one after it, with `overlap` of the second one after it. That
+        of round `params.begun` is what the job itself begins with. Raises `JobRefused` for a round that is not
+        settled."""
         if number == self.params.begun:
             return start_of_round(self.params, self.manifest.seed, (), number, self._begins())
         tasks = self._rested_on(number)
-        return start_of_round(self.params, self.manifest.seed, self._results(tasks), number, tasks=tasks)
+        return start_of_round(self.params, self.manifest.seed, self._results(tasks), self._next(number), tasks=tasks)
 
     def state_after(self, number: int) -> Cid:
         """The artifact that `start_after` is."""
@@ -74,7 +75,7 @@ class SettledRounds:
     def counted(self, number: int) -> dict[TaskIndex, Counted]:
         """How each delta counts that a round took."""
         tasks = self._rested_on(number)
-        return counted(self.params, self.manifest.seed, self._results(tasks), number, tasks=tasks)
+        return counted(self.params, self.manifest.seed, self._results(tasks), self._next(number), tasks=tasks)
 
     def too_much(self) -> tuple[TooMuch, ...]:
         """Where an owner did more of a round than the job lets one do."""
@@ -95,6 +96,10 @@ class SettledRounds:
         settled = f"its last one is {self.last}" if self.last > self.params.begun else "none of its rounds is"
         raise JobRefused(f"round: round {number} of job {self.job} is not settled whole; {settled}")
 
+    def _next(self, number: int) -> int:
+        """The first round, counted from 0, that starts from what round `number`, counted from 1, came to."""
+        return number + self.params.behind
+
     def _results(self, tasks: Sequence[TaskIndex]) -> list[bytes]:
         return [self.read(self.done[task].commitment.result) for task in tasks]
 
@@ -102,7 +107,7 @@ class SettledRounds:
         """What the round after `number` rests on. Raises as `require` does."""
         self.require(number)
         if self.params.closing is None:
-            return whole_rounds(self.params, number)
+            return whole_rounds(self.params, self._next(number))
         return rested_on(self.sets, number - self.params.begun, key_rounds(self.params))
 
     def _begins(self) -> bytes:

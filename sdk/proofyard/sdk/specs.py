@@ -83,6 +83,8 @@ class LoraJob:
     time instead of everybody, {"quorum": 3, "timeout_s": 600}; what comes late counts less, in a later round, and what
     nobody commits to is not paid. `rounds_by` "nodes": what a round takes the network's nodes decide among themselves,
     by vote, and go on while no verifier is there; `closing` says when a round does without what is missing.
+    `overlap`: a round starts without the deltas of the one before, which travel meanwhile and count in the next one, so
+    that nobody waits for its line (docs/federated.md).
     `precision` of the frozen weights: "exact", "exact8" (faster, less precise) or "exact4" (QLoRA, the least memory);
     see docs/exact.md.
 
@@ -123,6 +125,7 @@ class LoraJob:
     rounds_by: Literal["chain", "nodes"] = "chain"
     voters: tuple[Voter, ...] = ()
     """Who decides with `rounds_by` "nodes"; found at submission where nobody is named."""
+    overlap: bool = False
     local: dict[str, Any] | None = None
     aggregation: Literal["ffa", "fedit", "fedex", "flora"] = "ffa"
     robust: Literal["mean", "trimmed-mean", "median", "geometric-median", "centered-clipping", "krum", "multi-krum"] = (
@@ -256,6 +259,7 @@ class LoraJob:
             **said,
             **self._local(),
             **({"caps": self.caps} if self.caps else {}),
+            **({"overlap": True} if self.overlap else {}),
         }
         if "shard_by" not in values and "local" not in values and isinstance(self.workers, int):
             values["shard_by"] = usual_split(Path(self.data), self.workers)
