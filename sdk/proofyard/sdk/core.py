@@ -52,7 +52,7 @@ from proofyard.sdk.results import Proven, manifest_of, prove, standing_batches
 from proofyard.sdk.rounds import SettledRounds, settled_rounds
 from proofyard.sdk.seams import mapped, mapped_each
 from proofyard.sdk.settings import requester_settings
-from proofyard.sdk.specs import JobSpec, LoraJob, called
+from proofyard.sdk.specs import JobSpec, LoraJob, called, check_spec
 from proofyard.sdk.terms import Offer, check_offer
 from proofyard.sdk.voters import find_voters
 from proofyard.transport import TransportError
@@ -173,6 +173,7 @@ class AsyncClient:
         sources = Sources(self._from_thread(self.peers.fetch), self._from_thread(self.result))
         check_offer(offer)
         if isinstance(spec, LoraJob | ContinuedJob) and spec.lacks_voters:
+            check_spec(spec, but=("data",))
             spec = spec.with_voters(await find_voters(chain, self.peers, "lora", self.timeout.answer, *spec.capped))
 
         def work() -> Prepared:

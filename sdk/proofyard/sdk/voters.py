@@ -74,15 +74,20 @@ def _within(found: Sequence[tuple[NodeRecord, str]], workers: int, caps: Caps) -
     """As many of these, each with the subnet that it is in, as may have a round's shards between them, in their order
     of stake: shard w is that of voter w, counted around, so that each of n has `workers` / n of them, rounded up."""
     ordered = sorted(found, key=lambda each: (-each[0].stake, each[0].node))
-    for each_has in range(1, workers + 1):
-        kept: list[tuple[Address, str]] = []
-        nodes = []
+    limits = [most for most in (caps.owner, caps.subnet) if most]
+    if not limits:
+        return [node.node for node, _ in ordered]
+    for each_has in range(-(-workers // len(found)), min(limits) + 1):
+        of_owner, of_subnet, kept = Counter[Address](), Counter[str](), []
         for node, subnet in ordered:
-            if not caps.objection(node.owner, subnet, kept * each_has + [(node.owner, subnet)] * (each_has - 1)):
-                kept.append((node.owner, subnet))
-                nodes.append(node.node)
-        if len(nodes) * each_has >= workers:
-            return nodes
+            full = caps.owner and each_has * (of_owner[node.owner] + 1) > caps.owner
+            crowded = caps.subnet and (not subnet or each_has * (of_subnet[subnet] + 1) > caps.subnet)
+            if not full and not crowded:
+                of_owner[node.owner] += 1
+                of_subnet[subnet] += 1
+                kept.append(node.node)
+        if len(kept) * each_has >= workers:
+            return kept
     owners, subnets = {node.owner for node, _ in found}, {subnet for _, subnet in found}
     raise JobRefused(
         f"caps: the nodes that answer are of {len(owners)} owners in {len(subnets)} subnets, too few for {workers} "
