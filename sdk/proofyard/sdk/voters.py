@@ -75,11 +75,11 @@ def _within(found: Sequence[tuple[NodeRecord, str]], workers: int, caps: Caps) -
     of stake: shard w is that of voter w, counted around, so that each of n has `workers` / n of them, rounded up."""
     ordered = sorted(found, key=lambda each: (-each[0].stake, each[0].node))
     for each_has in range(1, workers + 1):
-        kept: list[tuple[Address, str]] = []
+        has: Counter[str] = Counter()
         nodes = []
         for node, subnet in ordered:
-            if not caps.objection(node.owner, subnet, kept * each_has + [(node.owner, subnet)] * (each_has - 1)):
-                kept.append((node.owner, subnet))
+            if not caps.objection(has[node.owner], subnet, has[subnet], each_has):
+                has.update({node.owner: each_has, subnet: each_has})
                 nodes.append(node.node)
         if len(nodes) * each_has >= workers:
             return nodes
