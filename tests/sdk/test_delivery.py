@@ -261,6 +261,9 @@ def test_an_owner_that_did_more_of_a_round_than_the_job_says_is_told(monkeypatch
     line = f"| {OWNERS[0]} did 2 tasks of round 2, more than the job lets one owner do (caps) |"
     assert line in card(told(checks=checks(too_much=found)))
     assert too_much_of(JobId(1), msgspec.structs.replace(manifest, params=params | {"caps": {}}), batches) == ()
+    begins = {"round": 3, "within": 1.0, "chain_id": 1, "registry": OWNERS[0], "job": "7"}
+    later = msgspec.structs.replace(manifest, adapter=Cid("bafkstart"), params=params | {"rounds": 5, "begins": begins})
+    assert too_much_of(JobId(1), later, batches)[0].round == 5, "as the rounds of what it goes on from count"
 
 
 def test_checks_count_owners_and_this_job_alone() -> None:

@@ -1,11 +1,13 @@
 """Jobs that cannot work are refused where they are made, before anything is published or paid."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proofyard.protocol.caps import Caps
 from proofyard.protocol.types import Cid, ProofyardError
 from proofyard.sdk import JOBS, EmbedJob, JobRefused, LoraJob, MapJob, SweepJob, make_job
 from proofyard.workloads.errors import ManifestRefused
@@ -147,6 +149,20 @@ def test_a_job_says_how_much_of_a_round_one_owner_does_or_nothing_of_it(inputs: 
     for wrong, says in (({"owner": -1}, "caps.owner"), ({"owners": 1}, "caps.*owners"), ({"owner": "x"}, "caps.owner")):
         with pytest.raises(JobRefused, match=says):
             caps(wrong)
+
+
+def test_how_a_round_is_shared_out_is_refused_before_nodes_are_asked_for_it(inputs: dict[str, Any]) -> None:
+    assert LoraJob(**inputs, workers=5, caps={"owner": 2}).capped == (5, Caps(owner=2))
+    assert LoraJob(**inputs, workers=5).capped == (5, Caps())
+    for workers, caps, says in (
+        (0, None, "workers: is 0; it has to be `int` >= 1"),
+        ("4", {"owner": 1}, "workers: is '4'; it has to be `int`"),
+        (5, "{owner: 1}", "caps: is '{owner: 1}'; it has to be `object`"),
+        (5, {"owner": -1}, "caps.owner: does not fit; it has to be `int` >= 0"),
+    ):
+        job: Any = LoraJob(**inputs, workers=workers, caps=caps)  # type: ignore[arg-type]
+        with pytest.raises(JobRefused, match=re.escape(says)):
+            assert job.capped
 
 
 @pytest.mark.parametrize(

@@ -591,6 +591,19 @@ async def test_a_crowd_of_strangers_keeps_no_node_from_coming_back(
     assert (await counter.desk.announce(counter.connection(counter.node), announce, cast(Any, None))).proceed
 
 
+async def test_where_a_node_is_seen_is_known_from_its_next_announcement_on(counter: Counter) -> None:
+    await counter.begin()
+    counter.chain.add_node(counter.node)
+    announce, nodes, link = Announce(("lora",), 0, 0, ""), counter.verifier.runner.engine.world.nodes, counter.link
+    link.subnet = ""
+    assert (await counter.desk.announce(link, announce, cast(Any, None))).proceed
+    await counter.verifier.until(lambda: counter.node.address in nodes)
+    assert not nodes[counter.node.address].subnet, "it has not shown yet that it receives there"
+    link.subnet = "192.0.2.0/24"
+    assert (await counter.desk.announce(link, announce, cast(Any, None))).proceed
+    await counter.verifier.until(lambda: nodes[counter.node.address].subnet == "192.0.2.0/24")
+
+
 async def test_a_node_may_hold_no_more_than_is_believed(counter: Counter) -> None:
     await counter.begin()
     counter.chain.add_node(counter.node)

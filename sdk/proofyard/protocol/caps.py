@@ -4,13 +4,10 @@ A rule that outvotes hostile results counts results. Who does many of a round's 
 may say how many of them are one owner's at most, and one subnet's.
 """
 
-from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
-
-from proofyard.protocol.types import Address
 
 MOST = 10_000
 Most = Annotated[int, Meta(ge=0, le=MOST)]
@@ -26,15 +23,14 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     owner: Most = 0
     subnet: Most = 0
 
-    def objection(self, owner: Address, subnet: str, others: Iterable[tuple[Address, str]]) -> str:
-        """Why a node of this owner and subnet may not have another task of a round; empty if it may. `others`: owner
-        and subnet of whoever has one."""
-        having = list(others)
-        if self.owner and sum(each == owner for each, _ in having) >= self.owner:
+    def objection(self, of_owner: int, subnet: str, of_subnet: int, tasks: int = 1) -> str:
+        """Why a node may not have so many more tasks of a round; empty if it may. `of_owner`, `of_subnet`: how many
+        are its owner's, and its subnet's."""
+        if self.owner and of_owner + tasks > self.owner:
             return f"its owner has {self.owner} of the round's tasks, and the job lets one owner have no more (caps)"
         if self.subnet and not subnet:
             return "where it is has not been shown yet, and the job limits what one subnet does (caps)"
-        if self.subnet and sum(each == subnet for _, each in having) >= self.subnet:
+        if self.subnet and of_subnet + tasks > self.subnet:
             return f"its subnet has {self.subnet} of the round's tasks, and the job lets one have no more (caps)"
         return ""
 

@@ -43,7 +43,8 @@ class Paid:
 
 @dataclass(frozen=True)
 class TooMuch:
-    """An owner that did `tasks` of a round, counted from the job's first one, and the job lets one do fewer."""
+    """An owner that did `tasks` of a round, and the job lets one do fewer. Rounds count from 1, with those of the jobs
+    that it goes on from."""
 
     round: int
     owner: Address
@@ -77,10 +78,12 @@ def too_much_of(job: JobId, manifest: Manifest, batches: Iterable["Settled"]) ->
     capped = caps_of(load_workload(manifest.workload), manifest)
     if capped is None or not capped[1].owner:
         return ()
+    begins = manifest.params.get("begins")
+    first = begins["round"] + 1 if begins else 1
     did: Counter[tuple[int, Address]] = Counter()
     for batch in batches:
         nodes = {task: each.node for task, each in accepted_of(job, batch).items()}
-        did.update((task // capped[0] + 1, batch.view.owners[node][1]) for task, node in nodes.items())
+        did.update((first + task // capped[0], batch.view.owners[node][1]) for task, node in nodes.items())
     return tuple(TooMuch(*key, count) for key, count in sorted(did.items()) if count > capped[1].owner)
 
 

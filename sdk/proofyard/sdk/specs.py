@@ -6,11 +6,24 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    Self,
+    TypeAlias,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
+from msgspec import Meta
 
-from proofyard.protocol.caps import Caps
+from proofyard.protocol.caps import MOST, Caps
 from proofyard.protocol.codec import prepared
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.roster import Voter
@@ -54,6 +67,13 @@ class JobSpec(Protocol):
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
         """The manifest, given the CIDs of `model` and `data`."""
         ...
+
+
+class _Shared(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of `LoraParams` that say how a round is shared out."""
+
+    workers: Annotated[int, Meta(ge=1, le=MOST)]
+    caps: Caps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,10 +239,13 @@ class LoraJob:
     @property
     def capped(self) -> tuple[int, Caps]:
         """Shards of a round, and the most of them that one owner and one subnet do. Raises `JobRefused`."""
+        values = {"workers": self.workers, "caps": self.caps or {}}
         try:
-            return self.workers, msgspec.convert(self.caps or {}, Caps)
+            shared = msgspec.convert(values, _Shared)
         except msgspec.ValidationError as error:
-            raise JobRefused(f"caps: {error}") from None
+            field, reason = misfit(error, values, LoraParams)
+            raise JobRefused(f"{field}: {reason}") from None
+        return shared.workers, shared.caps
 
     def _params(self) -> LoraParams:
         if twice := sorted(self.options.keys() & {each.name for each in fields(self)}):

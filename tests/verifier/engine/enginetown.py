@@ -542,6 +542,10 @@ def check_counters(world: World) -> None:
         assert book.unsettled == unsettled[job_id]
         assert book.given == {task.index for task in rows.tasks_of[job_id] if task.state == TaskState.GIVEN}
         assert sum(queue.size for queue in book.queues.values()) == states[TaskState.READY]
+        for number, round in enumerate(book.rounds):
+            of_round = (task for task in rows.tasks_of[job_id] if task.index // book.job.round_tasks == number)
+            works = [work for work in map(rows.current, of_round) if work is not None]
+            assert round.has == Counter(whose for w in works for whose in (w.owner, w.subnet) if whose)
         losses.update(node for task in rows.tasks_of[job_id] for node in task.lost_by)
         for task in rows.tasks_of[job_id]:
             assert task.state not in tasks.HELD or rows.works[task.job, task.index, task.attempt].state not in (
@@ -600,7 +604,7 @@ def check_nothing_idle(world: World, now: Now) -> None:
                     and node.node not in board.resting
                     and node.node not in board.looking
                     and node.node not in board.rests.get((task.job, task.index), {})
-                    and not scheduling.too_much(world, book.job, task.index, node.owner, node.subnet)
+                    and not scheduling.too_much(world, book.job, task.index, node)
                 )
                 if fits:
                     assert scheduling._objection(world, board, node, queue), f"{node} could have {task}"

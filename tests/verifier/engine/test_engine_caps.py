@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Callable
 
 import msgspec
+import pytest
 from enginetown import Person, Town, address, check_counters, check_nothing_idle, job_row, rounds, truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proofyard.protocol.caps import Caps
 from proofyard.protocol.types import Cid, JobId, TaskIndex
-from proofyard.verifier.engine.effects import OfferTasks
+from proofyard.verifier.engine.effects import OfferTasks, Settle
 from proofyard.verifier.engine.events import TaskAnswered
 from proofyard.verifier.engine.rows import JobState, TaskState, Work
 
@@ -159,6 +160,70 @@ def test_who_is_in_the_subnet_of_who_lost_a_task_may_have_another_kind_of_task_o
     assert work.node == holder and work.task != first
 
 
+def test_what_one_owner_may_have_costs_no_look_at_every_task_for_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_round, nodes, asked = 600, 40, [0]
+    objection = Caps.objection
+
+    def counted(*args: int) -> str:
+        asked[0] += 1
+        return objection(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Caps, "objection", counted)
+    made = Town([*((number % 2, 1 + number, 2) for number in range(nodes)), *AUDITORS])
+    made.capped = of_round, Caps(owner=1)
+    for person in made.people.values():
+        made.join(person)
+    made.open(1, rounds(of_round, 1))
+    settled(made)
+    assert sum(held(made)[0].values()) == 2 and asked[0] < 10 * nodes
+
+
+def test_a_node_with_one_place_says_what_the_rest_of_its_round_waits_for() -> None:
+    made = opened(town(Caps(owner=1), [(0, 1, 1), (1, 2, 1)]))
+    assert shapes(made) == [[1, 1], []] and not job_row(made, JOB).reason, "all are at work"
+    do_all(made)
+    assert "task 2 waits: its owner has 1 of the round's tasks" in job_row(made, JOB).reason
+
+
+def test_a_subnet_whose_task_turns_out_to_be_done_elsewhere_may_have_another_one() -> None:
+    people = [(0, 1, 1), (1, 2, 1), (2, 3, 1)]
+    made = town(Caps(subnet=1), [], ())
+    first, second, third = (
+        made.people.setdefault(address(number), Person(address(number), address(1000 + owner), room, subnet=subnet))
+        for (owner, number, room), subnet in zip(people, "abb", strict=True)
+    )
+    made.join(first)
+    opened(made, 1)
+    (key,) = made.world.nodes[first.node].holds
+    made.undecide.add(key)
+    made.run_all()
+    made.finish(first, key)
+    made.tick(6)
+    made.run_all_but(Settle)
+    made.tick()
+    (settle,) = (effect for effect in made.effects if isinstance(effect, Settle))
+    made.leave(first)
+    made.run(settle)
+    made.run_all()
+    assert made.world.rows.tasks[key].state == TaskState.READY
+    made.join(second)
+    made.run_all()
+    assert made.world.nodes[second.node].holds == {key}
+    made.leave(second)
+    made.join(third)
+    made.run_all()
+    assert not made.world.nodes[third.node].holds, "its subnet has one"
+    made.reorganise(1)
+    for _ in range(4):
+        made.run_all()
+        made.tick(1)
+    made.run_all()
+    assert made.world.rows.tasks[key].state in (TaskState.ACCEPTED, TaskState.COMMITTED)
+    assert made.world.nodes[third.node].holds, "nobody else of its subnet has one any more"
+    check_counters(made.world)
+    check_nothing_idle(made.world, made.now)
+
+
 moves = st.one_of(
     st.tuples(st.sampled_from(["do", "lie", "leave", "join"]), st.integers(0, 20)),
     st.tuples(st.just("time"), st.integers(1, 40)),
@@ -245,7 +310,7 @@ def check_given(made: Town, before: set[tuple[int, int]]) -> set[tuple[int, int]
 
 
 def test_an_owner_of_two_nodes_is_one_voter_to_a_rule_that_outvotes_one() -> None:
-    caps, mine, theirs = Caps(owner=1), (address(1), "a"), (address(2), "a")
-    assert not caps.objection(*mine, [theirs])
-    assert caps.objection(*mine, [theirs, mine])
+    caps = Caps(owner=1)
+    assert not caps.objection(0, "a", 1)
+    assert caps.objection(1, "a", 2)
     assert (caps.owners_needed(5), Caps(owner=2).owners_needed(5), Caps(subnet=1).owners_needed(5)) == (5, 3, 1)

@@ -6,6 +6,7 @@ from enginetown import START, Town, check_counters, truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proofyard.protocol.caps import Caps
 from proofyard.protocol.closing import ClosedRound, Closing, Rounds, Taken, close_rounds, final_tasks, open_tasks
 from proofyard.protocol.codec import decode
 from proofyard.protocol.manifest import TaskSpec
@@ -24,10 +25,15 @@ PEOPLE = [(number, 1 + number, 3) for number in range(5)]
 class Rounded(Town):
     """A town whose job has rounds that close by what its chain says."""
 
-    def __init__(self, voters: int = 0, key_rounds: int = 1) -> None:
+    def __init__(
+        self, voters: int = 0, key_rounds: int = 1, caps: Caps | None = None, subnets: tuple[str, ...] = ()
+    ) -> None:
         self.shape = replace(RULES, key_rounds=key_rounds)
         super().__init__(PEOPLE, batch_s=1.0, decoys_bps=10_000, secret=b"drawn")
         self.voters = tuple(sorted(self.people))[:voters]
+        self.capped = RULES.workers if caps else 0, caps
+        for person, subnet in zip(self.people.values(), subnets, strict=False):
+            person.subnet = subnet
         self.commits: list[tuple[int, int, TaskIndex]] = []
         """(block, time, task) each."""
         self.told: list[tuple[Address, TaskIndex]] = []
@@ -50,9 +56,8 @@ class Rounded(Town):
             case Expand():
                 self.effects.remove(effect)
                 specs, look_ahead = self.graphs[JOB]
-                self.tell(
-                    Expanded(JOB, effect.manifest, "lora", True, look_ahead, specs, (), RULES.workers, self.voters)
-                )
+                said = JOB, effect.manifest, "lora", True, look_ahead, specs, (), RULES.workers, self.voters
+                self.tell(Expanded(*said, *self.capped))
             case CloseRounds():
                 self.effects.remove(effect)
                 known = open_tasks(self.whole, self.shape, self.closed)
@@ -180,6 +185,23 @@ def test_a_task_is_its_voters_and_others_get_it_only_once_that_one_is_gone() -> 
     town.do(3, 4, 5)
     town.pass_time(10)
     assert town.world.rows.works[JOB, 8, 1].node == town.voters[2], "it is back"
+
+
+def test_where_nodes_decide_caps_keep_no_voter_from_what_is_its_own() -> None:
+    town = Rounded(voters=3, caps=Caps(owner=1, subnet=1), subnets=("a", "a", "", "b", "b"))
+    assert [town.world.rows.works[JOB, index, 1].node for index in range(3)] == list(town.voters)
+
+
+def test_who_takes_over_from_a_voter_leaves_room_for_what_is_its_own() -> None:
+    town = Rounded(voters=3, caps=Caps(owner=1))
+    for person in list(town.people.values())[3:]:
+        town.join(person, room=0)
+    town.leave(town.people[town.voters[0]])
+    town.do(1, 2)
+    town.pass_time(125)
+    assert town.states()[0] == "r", "both others have what they may have of its round"
+    of_next = [work and work.node for work in (town.world.rows.works.get((JOB, index, 1)) for index in (3, 4, 5))]
+    assert of_next == [None, *town.voters[1:]], "each has its own, and nothing else"
 
 
 def test_a_cheat_changes_no_set() -> None:

@@ -395,3 +395,11 @@ def test_heaps_do_not_grow_with_what_happened() -> None:
     board = made.world.memory(Board)
     assert sum(len(heap) for heap in board.heaps.values()) < 100
     assert not board.rests and len(board.resting) <= 5
+
+
+def test_a_queue_names_a_task_that_waits_and_none_that_was_given() -> None:
+    made = opened(town([]), [[], []])
+    (queue,) = made.world.memory(Board).queues.values()
+    queue.put(TaskIndex(0), fussy=True)
+    del queue.place[queue.fussy.popleft()]
+    assert queue.first == 1

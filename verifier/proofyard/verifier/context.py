@@ -66,7 +66,7 @@ FRESH_S = 5.0
 class Member:
     """A node that is connected and has announced itself; `record` is what the Registry says of it, asked for at
     `read_at` by the monotonic clock and followed since; `proven` what it has shown of its machine. `tokens_per_s`: what
-    it last said of a task's speed."""
+    it last said of a task's speed; `subnet`: where it was seen when it said last that it is there."""
 
     connection: Connection
     announce: Announce
@@ -74,6 +74,7 @@ class Member:
     read_at: float = float("-inf")
     proven: Proven = field(default_factory=Proven)
     tokens_per_s: float | None = None
+    subnet: str = ""
 
     @property
     def hint(self) -> PeerHint:

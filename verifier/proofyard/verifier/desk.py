@@ -179,6 +179,10 @@ class Desk:
         context, known = self._context, self._context.members.get(connection.peer)
         fresh = known is not None and time.monotonic() - known.read_at < RECORD_S
         if known is not None and known.connection is connection and known.announce == message and fresh:
+            if known.subnet != connection.subnet:
+                # It has moved, or shown where it is only now.
+                known.subnet = connection.subnet
+                context.runner.post(joined(known))
             return Ack()
         if known is not None and _runs_elsewhere(known, connection, message):
             host, port = known.connection.remote
@@ -194,7 +198,9 @@ class Desk:
             return Ack(False, f"{connection.peer} is not an active node; register it with `proofyard node register`")
         connection.vouch()
         proven = self.proofs.take(connection.peer, message)
-        member = context.members[connection.peer] = Member(connection, message, record, read_at, proven)
+        member = context.members[connection.peer] = Member(
+            connection, message, record, read_at, proven, subnet=connection.subnet
+        )
         self._were_here.put(connection.peer, True)
         context.runner.post(joined(member))
         return Ack()

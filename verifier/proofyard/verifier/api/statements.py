@@ -115,7 +115,7 @@ class Slashed:
 
 def _too_much(world: World, job: rows.Job | None, task: int | None, node: Node) -> str:
     known = job is not None and task is not None and (job.id, task) in world.rows.tasks
-    return scheduling.too_much(world, job, task, node.owner, node.subnet) if known else ""  # type: ignore[arg-type]
+    return scheduling.too_much(world, job, task, node) if known else ""  # type: ignore[arg-type]
 
 
 def look_around(world: World, number: int, machines: Mapping[Address, str], task: int | None = None) -> Here:

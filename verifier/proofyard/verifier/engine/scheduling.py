@@ -17,13 +17,14 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 
 from proofyard.protocol.closing import voter_of
 from proofyard.protocol.offering import objection
 from proofyard.protocol.types import Address, JobId, TaskIndex, Wei
 from proofyard.verifier.engine import backing
 from proofyard.verifier.engine.events import Now, TaskKey
-from proofyard.verifier.engine.rows import Job, JobState, Task, TaskState, Work, WorkState
+from proofyard.verifier.engine.rows import HELD, Job, JobState, Task, TaskState, Work, WorkState
 from proofyard.verifier.engine.world import Node, World
 
 REST_S = 3.0
@@ -53,16 +54,42 @@ _MARKS = {
 }
 
 
+class Round:
+    """Of a job that limits what is one owner's of a round, and one subnet's: how many of its tasks are whose now, by
+    owner and by subnet, and its queues."""
+
+    __slots__ = ("has", "queues")
+
+    def __init__(self) -> None:
+        self.has: Counter[str] = Counter()
+        self.queues: list[Queue] = []
+
+
 class Queue:
-    """The ready tasks of a job that have one reward, in base units, and one number of segments and of work units; the
-    job's first queue has those with most of these. `alone`: all tasks of the job are alike. `fussy`: those
-    that not everybody may have, in turns; `plain`: all others, by index. What is not ready any more is dropped on the
-    way."""
+    """The ready tasks of a job, or of one round where it limits whose they are, that have one reward, in base units,
+    and one number of segments and of work units; the job's first queue has those with most of these. `alone`: all tasks
+    of the job are alike. `fussy`: those that not everybody may have, in turns; `plain`: all others, by index. What is
+    not ready any more is dropped on the way."""
 
-    __slots__ = ("alone", "fussy", "job", "key", "place", "plain", "reward", "segments", "size", "stuck", "units")
+    __slots__ = (
+        *("alone", "fussy", "job", "key", "place", "plain", "reward", "round", "segments", "size", "stuck", "units"),
+    )
 
-    def __init__(self, job: Job, number: int, reward: int, segments: int, units: int, *, alone: bool = True) -> None:
+    def __init__(
+        self,
+        job: Job,
+        number: int,
+        reward: int,
+        segments: int,
+        units: int,
+        *,
+        alone: bool = True,
+        round: Round | None = None,
+    ) -> None:
         self.job, self.reward, self.segments, self.units, self.alone = job, reward, segments, units, alone
+        self.round = round
+        if round is not None:
+            round.queues.append(self)
         self.key: QueueKey = (job.id, number)
         self.size = 0
         self.stuck = False
@@ -74,7 +101,7 @@ class Queue:
     @property
     def first(self) -> TaskIndex | None:
         """One of them, to name where none can be had."""
-        return next((index for index in (*self.fussy, *self.plain[:1]) if index in self.place), None)
+        return next((index for index in chain(self.fussy, self.plain) if index in self.place), None)
 
     def put(self, index: TaskIndex, *, fussy: bool) -> None:
         where: object = self.fussy if fussy else self.plain
@@ -100,6 +127,8 @@ class Board:
     held: defaultdict[Address, set[TaskKey]] = field(default_factory=lambda: defaultdict(set))
     """Of nodes that are here or away: what was offered to them and not answered, or taken and not committed."""
     queues: dict[QueueKey, Queue] = field(default_factory=dict)
+    rounds: dict[JobId, list[Round]] = field(default_factory=dict)
+    """Of jobs that limit what is whose of a round."""
     hungry: defaultdict[str, list[QueueKey]] = field(default_factory=lambda: defaultdict(list))
     """Queues with ready tasks by workload, the oldest job first."""
     keys: dict[Address, NodeKey] = field(default_factory=dict)
@@ -248,11 +277,18 @@ def stop(world: World, queue: Queue) -> None:
         del hungry[at]
 
 
-def loosen(world: World, job: Job) -> None:
-    """A task of a round is nobody's any more: whoever had it may have another one of that round."""
-    if job.round_tasks:
-        board = world.memory(Board)
-        board.new_queues.update(dict.fromkeys(key for key in board.queues if key[0] == job.id))
+def has(world: World, work: Work, *, no_more: bool = False) -> None:
+    """A work is the one that counts for its task, or is so no more: who had it may have another one of that round, and
+    so may others of its owner and in its subnet."""
+    board = world.memory(Board)
+    if rounds := board.rounds.get(work.job):
+        round = rounds[work.task // world.rows.jobs[work.job].round_tasks]
+        for whose in filter(None, (work.owner, work.subnet)):
+            round.has[whose] += -1 if no_more else 1
+            if not round.has[whose]:
+                del round.has[whose]
+        if no_more:
+            board.new_queues.update(dict.fromkeys(queue.key for queue in round.queues))
 
 
 def runs(job: Job) -> bool:
@@ -427,8 +463,10 @@ def _fill(world: World, board: Board, queue: Queue, now: Now) -> Iterator[tuple[
     world.about = (queue.job.id,)
     heap = board.heaps.get(queue.job.workload_name, [])
     unbacked = ""
+    if heap:
+        unbacked = _unbacked(world, board, queue)
     with closing(_in_turn(heap) if queue.alone else _by_speed(world, board, heap)) as keys:
-        for key in keys:
+        for key in () if unbacked else keys:
             address = key[3]
             if board.keys.get(address) != key:
                 continue
@@ -439,11 +477,11 @@ def _fill(world: World, board: Board, queue: Queue, now: Now) -> Iterator[tuple[
             if node.owner in world.rows.guilty:
                 _place(world, board, address)
                 continue
-            why_not = _objection(world, board, node, queue)
+            why_not = _objection(world, board, node, queue) or _too_much(board, node, queue)
             index = None if why_not else _pick(world, board, queue, address, now)
             if index is None:
                 aside.append(key)
-                waits = why_not or _too_much_of_first(world, queue, node) or waits
+                waits = why_not or waits
                 stuck = stuck and bool(why_not)
                 continue
             yield node, queue, index
@@ -498,6 +536,9 @@ def _first(world: World, board: Board, node: Node, now: Now) -> tuple[Queue, Tas
         queue = board.queues[key]
         world.about = (queue.job.id,)
         if not _unbacked(world, board, queue) and not _objection(world, board, node, queue):
+            if why := _too_much(board, node, queue):
+                _tell(world, board, queue, why)
+                continue
             index = _pick(world, board, queue, node.node, now)
             if index is not None:
                 return queue, index
@@ -550,23 +591,49 @@ def _is_barred(world: World, board: Board, job: Job, task: Task, address: Addres
         address in task.barred
         or address in board.rests.get((task.job, task.index), ())
         or _is_anothers(board, job, task, address)
-        or bool(too_much(world, job, task.index, node.owner, node.subnet))
+        or (bool(board.voters.get(job.id)) and bool(too_much(world, job, task.index, node)))
     )
 
 
-def too_much(world: World, job: Job, index: int, owner: Address, subnet: str) -> str:
-    """Why a node of this owner and subnet may not have a task, for what is theirs of its round; empty if it may."""
-    if not job.round_tasks:
+def _too_much(board: Board, node: Node, queue: Queue) -> str:
+    """Why a node may have no task of a queue, for what is its owner's and its subnet's of the round; empty if it may.
+    Where nodes decide that is another thing for each task."""
+    if queue.round is None or board.voters.get(queue.job.id):
         return ""
-    first = index - index % job.round_tasks
-    others = (TaskIndex(each) for each in range(first, min(first + job.round_tasks, job.tasks)) if each != index)
-    works = (world.rows.current(world.rows.tasks[job.id, other]) for other in others)
-    return job.caps.objection(owner, subnet, ((work.owner, work.subnet) for work in works if work is not None))
+    return queue.job.caps.objection(queue.round.has[node.owner], node.subnet, queue.round.has[node.subnet])
 
 
-def _too_much_of_first(world: World, queue: Queue, node: Node) -> str:
-    first = queue.first
-    return "" if first is None else too_much(world, queue.job, first, node.owner, node.subnet)
+def too_much(world: World, job: Job, index: int, node: Node) -> str:
+    """Why a node may not have a task, for what is its owner's and its subnet's of its round; empty if it may. Where
+    nodes decide, a voter may always have what is its own: nobody else may. So who takes over what is another's leaves
+    room for what its owner's voters, and those in its subnet, still have to do of the round."""
+    board = world.memory(Board)
+    rounds = board.rounds.get(job.id)
+    if not rounds:
+        return ""
+    number, voters = index // job.round_tasks, board.voters.get(job.id, ())
+    has = Counter({whose: rounds[number].has[whose] for whose in (node.owner, node.subnet)})
+    if voters:
+        if voter_of(job.workers, voters, TaskIndex(index)) == node.node:
+            return ""
+        has.update(_to_come(world, job, number, voters, node))
+    return job.caps.objection(has[node.owner], node.subnet, has[node.subnet])
+
+
+def _to_come(world: World, job: Job, number: int, voters: tuple[Address, ...], node: Node) -> Counter[str]:
+    """What voters of a node's owner, and in its subnet, have not begun of a round."""
+    near = [world.nodes[voter] for voter in set(voters) if voter in world.nodes]
+    near = [voter for voter in near if voter.owner == node.owner or voter.subnet == node.subnet]
+    found: Counter[str] = Counter()
+    if near:
+        first = number * job.round_tasks
+        for index in range(first, min(first + job.round_tasks, job.tasks)):
+            task = world.rows.tasks[job.id, TaskIndex(index)]
+            mine = voter_of(job.workers, voters, TaskIndex(index))
+            if task.state in HELD or task.state == TaskState.DROPPED or mine in task.barred:
+                continue
+            found.update(whose for voter in near if voter.node == mine for whose in (voter.owner, voter.subnet))
+    return found
 
 
 def _tell(world: World, board: Board, queue: Queue, why: str) -> None:

@@ -38,7 +38,7 @@ from proofyard.verifier.engine.events import (
 )
 from proofyard.verifier.engine.graph import Gate, Graph
 from proofyard.verifier.engine.rows import HELD, Batch, BatchState, Job, Task, TaskState, Work, WorkState
-from proofyard.verifier.engine.scheduling import Board, Queue, WorkKey
+from proofyard.verifier.engine.scheduling import Board, Queue, Round, WorkKey
 from proofyard.verifier.engine.world import Node, World
 
 MAX_DECLINES = 3
@@ -79,6 +79,7 @@ class Book:
         "losses",
         "queues",
         "queues_of",
+        "rounds",
         "units",
         "unsettled",
         "works",
@@ -103,10 +104,16 @@ class Book:
         """Works that are committed and not settled."""
         self.bound = 0
         """Works that came to something and whose batch is not final."""
-        shapes = [(int(task.reward), spec.segments, spec.work_units) for task, spec in zip(tasks, specs, strict=True)]
-        longest_first = sorted(set(shapes), key=lambda shape: (-shape[2], shape))
+        turns = [task.index // job.round_tasks if job.round_tasks else 0 for task in tasks]
+        self.rounds = [Round() for _ in range(turns[-1] + 1)] if job.round_tasks else []
+        shapes = [
+            (turn, int(task.reward), spec.segments, spec.work_units)
+            for turn, task, spec in zip(turns, tasks, specs, strict=True)
+        ]
+        longest_first = sorted(set(shapes), key=lambda shape: (-shape[3], shape))
+        alone = len({shape[1:] for shape in shapes}) == 1
         self.queues = {
-            shape: Queue(job, number, *shape, alone=len(longest_first) == 1)
+            shape: Queue(job, number, *shape[1:], alone=alone, round=self.rounds[shape[0]] if self.rounds else None)
             for number, shape in enumerate(longest_first)
         }
         self.queues_of = [self.queues[shape] for shape in shapes]
@@ -190,12 +197,16 @@ def _open(world: World, job: Job, works: Iterable[Work]) -> None:
     tasks.sort(key=lambda task: task.index)
     book = memory.books[job.id] = Book(job, tasks)
     board.queues.update({queue.key: queue for queue in book.queues.values()})
+    if book.rounds:
+        board.rounds[job.id] = book.rounds
     for work in works:
         _enter(world, book, work)
     for task in tasks:
         book.counts[task.state] += 1
         if task.state == TaskState.GIVEN:
             book.given.add(task.index)
+        if task.state in HELD:
+            scheduling.has(world, _given(world, task))
         for node in task.lost_by:
             _lose(world, book, node)
         if task.state in AT_HAND:
@@ -280,6 +291,7 @@ def _close(world: World, job_id: JobId, reason: str) -> Book | None:
         _not_to_batch(memory, work)
     backing.forget_job(world, job_id)
     board.sizes.pop(job_id, None)
+    board.rounds.pop(job_id, None)
     memory.decoys.pop(job_id, None)
     for node, losses in book.losses.items():
         scheduling.lose(world, node, -losses)
@@ -367,8 +379,8 @@ def _set(world: World, book: Book, task: Task, state: TaskState) -> None:
         scheduling.ready(world, book.queues_of[task.index], task)
     elif state == TaskState.GIVEN:
         book.given.add(task.index)
-    if before in HELD and state not in HELD:
-        scheduling.loosen(world, book.job)
+    if (before in HELD) != (state in HELD):
+        scheduling.has(world, _given(world, task), no_more=before in HELD)
     if before in AT_HAND or state in AT_HAND:
         accepted = state == TaskState.ACCEPTED
         for gate in book.graph.move(task.index, at_hand=state in AT_HAND, accepted=accepted):
@@ -1020,6 +1032,9 @@ def _let_count(world: World, book: Book, task: Task, work: Work, state: TaskStat
             _call_off(world, book, other, "the task is done")
         elif other.result != work.result:
             _undo_on(world, book, other, "it rests on a result that does not count", now)
+        # The task stays somebody's, and may be another owner's now.
+        scheduling.has(world, other, no_more=True)
+        scheduling.has(world, work)
     if task.attempt != work.attempt:
         task.attempt = work.attempt
         world.rows.touch(task)
