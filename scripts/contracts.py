@@ -142,7 +142,10 @@ def prove(halmos: Path, built: Path, name: str, which: str) -> int:
     tools = str(find_tool("forge").parent) + os.pathsep + os.environ["PATH"]
     report = tree / "report.json"
     told = ["--no-status", "--disable-gc", "--default-array-lengths", "0", "--match-test", which]
-    run(halmos, "--root", str(tree), *told, "--json-output", str(report), PATH=tools)
+    # It looks for its solvers where an activated environment is, which may be another one.
+    run(
+        halmos, "--root", str(tree), *told, "--json-output", str(report), PATH=tools, VIRTUAL_ENV=str(halmos.parents[1])
+    )
     results = [r for group in json.loads(report.read_text())["test_results"].values() for r in group]
     if not results:
         sys.exit(f"contracts: there is no proof {which}")

@@ -27,11 +27,11 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Why a node may not have so many more tasks of a round; empty if it may. `of_owner`, `of_subnet`: how many
         are its owner's, and its subnet's."""
         if self.owner and of_owner + tasks > self.owner:
-            return f"the job lets one owner have {self.owner} of a round's tasks (caps), and a free node's owner has them"
+            return f"one owner may have {self.owner} of a round's tasks (caps), and a free node's owner has as many"
         if self.subnet and not subnet:
             return "the job limits what one subnet does (caps), and a free node has not shown yet where it is"
         if self.subnet and of_subnet + tasks > self.subnet:
-            return f"the job lets one subnet have {self.subnet} of a round's tasks (caps), and a free node's subnet has them"
+            return f"one subnet may have {self.subnet} of a round's tasks (caps), and a free node's has as many"
         return ""
 
     def owners_needed(self, tasks: int) -> int:

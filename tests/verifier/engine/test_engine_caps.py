@@ -80,7 +80,7 @@ def do_all(made: Town) -> None:
 def test_an_owner_has_no_more_of_a_round_than_the_job_says_and_of_the_next_one_as_many_again() -> None:
     made = opened(town(Caps(owner=1)))
     assert shapes(made) == [[1, 1, 1], []]
-    assert "the job lets one owner have 1 of a round's tasks (caps)" in job_row(made, JOB).reason
+    assert "one owner may have 1 of a round's tasks (caps)" in job_row(made, JOB).reason
     do_all(made)
     assert shapes(made) == [[1, 1, 1], []], "what is committed counts"
     made.people[address(6)] = Person(address(6), address(1003), 1)
@@ -105,7 +105,7 @@ def test_a_subnet_has_no_more_than_the_job_says_whoever_owns_its_nodes() -> None
     people = [(number, number + 1, 2) for number in range(5)]
     made = opened(town(Caps(subnet=1), people, ("a", "a", "b", "a", "b")))
     assert shapes(made, subnet_of) == [[1, 1], []]
-    assert "the job lets one subnet have 1 of a round's tasks (caps)" in job_row(made, JOB).reason
+    assert "one subnet may have 1 of a round's tasks (caps)" in job_row(made, JOB).reason
 
 
 def test_whose_place_is_not_known_gets_nothing_where_subnets_count() -> None:
@@ -182,7 +182,7 @@ def test_a_node_with_one_place_says_what_the_rest_of_its_round_waits_for() -> No
     made = opened(town(Caps(owner=1), [(0, 1, 1), (1, 2, 1)]))
     assert shapes(made) == [[1, 1], []] and not job_row(made, JOB).reason, "all are at work"
     do_all(made)
-    assert "task 2 waits: its owner has 1 of the round's tasks" in job_row(made, JOB).reason
+    assert "task 2 waits: one owner may have 1 of a round's tasks (caps)" in job_row(made, JOB).reason
 
 
 def test_a_subnet_whose_task_turns_out_to_be_done_elsewhere_may_have_another_one() -> None:
