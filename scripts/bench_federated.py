@@ -34,6 +34,7 @@ from bench_federated_hostile import NAMES, RULES, hostile_keys, measure_hostile
 from bench_federated_late import late_keys, measure_late
 from bench_federated_plot import draw
 from bench_federated_setup import FOLDER, OUT, Bench, Part, base_params, inputs_of, say
+from proofyard.sdk.specs import OVERLAP_STEP
 from proofyard.workloads.lora_params import LoraParams, read_params
 from proofyard.workloads.lora_tensors import trained_schema
 from proofyard.workloads.workload import Inputs
@@ -143,7 +144,7 @@ def method(bench: Bench, base: LoraParams, name: str) -> LoraParams:
     else:
         changes |= {"aggregation": aggregation, "compression": compression or None}
     if overlap:
-        changes["overlap"] = True
+        changes |= {"overlap": True, "outer": "plain", "outer_lr": OVERLAP_STEP}
     if number:
         changes["compression_turns" if compression == "sign" else "compression_block"] = int(number)
     return read_params(bench.manifest(replace(base, **changes)))

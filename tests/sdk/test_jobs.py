@@ -137,6 +137,18 @@ def test_a_lora_job_averages_b_alone_unless_it_says_otherwise(inputs: dict[str, 
     assert [task.segments for task in task_graph(load_workload("lora"), unequal)][:2] == [1, 4]
 
 
+def test_rounds_that_overlap_take_half_of_a_delta_unless_the_job_says_so(inputs: dict[str, Any]) -> None:
+    def outer(**changes: Any) -> Any:
+        params = LoraJob(**inputs, workers=2, **changes).manifest(*CIDS).params
+        return params["outer"], params["outer_lr"], params.get("overlap")
+
+    assert (outer(), outer(overlap=True)) == (("none", 1.0, None), ("plain", 0.5, True))
+    assert outer(overlap=True, options={"outer_lr": 1.0}) == ("none", 1.0, True)
+    assert outer(overlap=True, options={"outer_lr": 0.25}) == ("plain", 0.25, True)
+    momentum = {"outer_lr": 0.4, "outer_momentum": 0.5}
+    assert outer(overlap=True, options=momentum) == ("nesterov", 0.4, True)
+
+
 def test_a_job_says_how_much_of_a_round_one_owner_does_or_nothing_of_it(inputs: dict[str, Any]) -> None:
     def caps(said: Any) -> Any:
         return LoraJob(**inputs, workers=5, caps=said).manifest(*CIDS).params.get("caps")

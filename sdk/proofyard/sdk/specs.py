@@ -43,6 +43,8 @@ from proofyard.workloads.workload import Inputs, load_workload
 
 ROUNDS = 2
 """Of a LoRA job that says neither rounds nor epochs."""
+OVERLAP_STEP = 0.5
+"""How much of a delta is taken that counts a round late, where a job says nothing: a whole one overshoots."""
 ROUND_S = 600
 """After so long nodes do without a result that is not there, where a job says nothing."""
 if TYPE_CHECKING:
@@ -104,7 +106,8 @@ class LoraJob:
     nobody commits to is not paid. `rounds_by` "nodes": what a round takes the network's nodes decide among themselves,
     by vote, and go on while no verifier is there; `closing` says when a round does without what is missing.
     `overlap`: a round starts without the deltas of the one before, which travel meanwhile and count in the next one, so
-    that nobody waits for its line (docs/federated.md).
+    that nobody waits for its line; half of each is taken, unless `options={"outer_lr": ...}` says how much
+    (docs/federated.md).
     `precision` of the frozen weights: "exact", "exact8" (faster, less precise) or "exact4" (QLoRA, the least memory);
     see docs/exact.md.
 
@@ -223,7 +226,7 @@ class LoraJob:
         """The outer optimizer that its options come to."""
         if self.options.get("outer_momentum", 0):
             return "nesterov"
-        return "none" if self.options.get("outer_lr", 1) == 1 else "plain"
+        return "none" if self.options.get("outer_lr", OVERLAP_STEP if self.overlap else 1) == 1 else "plain"
 
     def _local(self) -> dict[str, Any]:
         """What its parameters say of data that stays at home."""
@@ -278,6 +281,7 @@ class LoraJob:
             "ranks": tuple(self.ranks or ()),
             "rslora": self.rslora,
             "outer": self._outer(),
+            **({"outer_lr": OVERLAP_STEP} if self.overlap else {}),
             **{name: value for name, value in self.options.items() if name not in WORDS},
             **said,
             **self._local(),
