@@ -493,6 +493,24 @@ def test_a_fork_may_change_workers_outer_step_and_length(world: Any) -> None:
     assert go_on(world, 2, rounds=1, objective="dpo").objective == "dpo"
 
 
+def test_half_steps_come_and_go_with_overlap_unless_somebody_says_how_much(world: Any) -> None:
+    world.settle(1, manifest_with(), 2)
+    world.settle(2, manifest_with(overlap=True, outer="plain", outer_lr=0.5), 2)
+    world.settle(3, manifest_with(outer="nesterov", outer_lr=0.7, outer_momentum=0.5), 2)
+
+    def step(job: int, **more: Any) -> Any:
+        params = go_on(world, job, **more).params
+        return params.outer, params.outer_lr
+
+    assert step(1) == ("none", 1.0) and step(1, overlap=True) == ("plain", 0.5)
+    assert step(1, overlap=True, outer="plain", outer_lr=0.25) == ("plain", 0.25)
+    assert step(1, overlap=True, outer="none") == ("none", 1.0)
+    assert step(2) == step(2, overlap=True) == ("plain", 0.5) and step(2, overlap=False) == ("none", 1.0)
+    assert step(3, overlap=True) == ("nesterov", 0.7)
+    with pytest.raises(JobRefused, match="overlap: is 'yes'"):
+        go_on(world, 1, overlap="yes")
+
+
 def test_jobs_with_overlap_go_on_from_those_without_and_the_other_way(world: Any) -> None:
     world.settle(1, manifest_with(rounds=5), 2)
     world.settle(2, continued(world, 1, overlap=True), 3)
