@@ -223,6 +223,14 @@ def test_a_card_names_rounds_auditors_faults_costs_and_where_it_comes_from() -> 
     assert [line for line in lines if line not in text.splitlines()] == []
 
 
+def test_a_card_says_whether_rounds_overlap() -> None:
+    manifest = told().manifest
+    for said, shown in ((True, True), (False, False)):
+        params = manifest.params | {"overlap": said}
+        found = card(told(manifest=msgspec.structs.replace(manifest, params=params)))
+        assert ("| overlap | True |" in found) == shown and ("overlap" in found) == shown
+
+
 def test_a_card_of_a_huge_job_stays_a_page() -> None:
     fault = Fault(BatchId(3), TaskIndex(4), None, OWNERS[0], "mismatch", "x" * 10_000)
     text = card(

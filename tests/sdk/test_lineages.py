@@ -214,9 +214,38 @@ def test_rounds_that_overlap_name_the_second_one_before_as_their_start(world: An
     assert len({each.state for each in documents}) == 4
     assert [[delta.task for delta in each.deltas] for each in documents] == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert {delta.late for each in documents for delta in each.deltas} == {0}
+    onto = [each.onto for each in documents]
+    assert [each and each.round for each in onto] == [0, 1, 2, 3], "no delta is on no way back to the seed"
+    assert [each and each.lineage for each in onto[1:]] == [lineage_cid(each) for each in documents[:3]]
+    assert onto[0] == documents[0].start
+    assert lineage(world, 1)[3] == verify_lineage(world, encode_lineage(documents[3]))
     results = [rounds.read(rounds.done[task].commitment.result) for task in WORKLOAD.finals(rounds.manifest)]
     last = start_of_round(rounds.params, rounds.manifest.seed, results, 5)
     assert documents[-1].state == cid_of_bytes(encode_start(last)), "what the job comes to"
+
+
+def test_what_a_round_that_overlaps_comes_to_is_final_with_the_round_before(world: Any) -> None:
+    """No round says of the one before that it was accepted: its tasks start without that one's results."""
+
+    def final(rounds: SettledRounds) -> list[int]:
+        at = [SimpleNamespace(claimable_at=each) for each in (10, 40, 30, 50)]
+        done = {TaskIndex(task): SimpleNamespace(settled=SimpleNamespace(event=at[task // 2])) for task in range(8)}
+        found = replace(rounds, done=done)  # type: ignore[arg-type]
+        return [found.final_at(number) for number in range(1, 5)]
+
+    assert final(world.settle(1, manifest_with(rounds=4, overlap=True), 4)) == [10, 40, 40, 50]
+    assert final(world.settle(2, manifest_with(rounds=4), 4)) == [10, 40, 30, 50]
+
+
+def test_a_document_of_a_round_that_waits_has_nothing_that_its_deltas_move_beside_its_start(world: Any) -> None:
+    world.settle(1, manifest_with(), 2)
+    world.settle(2, manifest_with(overlap=True), 2)
+    (plain, _), (both, _) = lineage(world, 1), lineage(world, 2)
+    assert b"onto" not in encode_lineage(plain)
+    for said in (msgspec.structs.replace(plain, onto=plain.start), msgspec.structs.replace(both, onto=msgspec.UNSET)):
+        with pytest.raises(LineageFalse) as refused:
+            verify_lineage(world, encode_lineage(said))
+        assert [field for field, *_ in refused.value.wrong] == ["onto"]
 
 
 def test_every_round_names_what_it_started_from_took_and_came_to(world: Any) -> None:
@@ -299,10 +328,10 @@ def test_a_job_goes_on_from_a_round_that_did_not_wait(world: Any) -> None:
     assert continued(world, 1, closing=None).params["closing"] is None
 
 
-@pytest.mark.parametrize("closing", [None, RULES])
-def test_each_false_field_is_found_and_named(world: Any, closing: Any) -> None:
-    closed = closed_rounds([0], [1, 2, 3], [5]) if closing else []
-    world.settle(1, manifest_with(closing=closing), 3, closed=closed)
+@pytest.mark.parametrize("way", [{}, {"closing": RULES}, {"overlap": True}])
+def test_each_false_field_is_found_and_named(world: Any, way: dict[str, Any]) -> None:
+    closed = closed_rounds([0], [1, 2, 3], [5]) if "closing" in way else []
+    world.settle(1, manifest_with(**way), 3, closed=closed)
     document = lineage(world, 1)[1]
     true = json.loads(encode_lineage(document))
     for keys in leaves(true):
@@ -462,6 +491,37 @@ def test_a_fork_may_change_workers_outer_step_and_length(world: Any) -> None:
     assert found.velocity and not any(array.any() for array in found.velocity.values())
     assert spec.model == raw_cid(b"model")
     assert go_on(world, 2, rounds=1, objective="dpo").objective == "dpo"
+
+
+def test_half_steps_come_and_go_with_overlap_unless_somebody_says_how_much(world: Any) -> None:
+    world.settle(1, manifest_with(), 2)
+    world.settle(2, manifest_with(overlap=True, outer="plain", outer_lr=0.5), 2)
+    world.settle(3, manifest_with(outer="nesterov", outer_lr=0.7, outer_momentum=0.5), 2)
+
+    def step(job: int, **more: Any) -> Any:
+        params = go_on(world, job, **more).params
+        return params.outer, params.outer_lr
+
+    assert step(1) == ("none", 1.0) and step(1, overlap=True) == ("plain", 0.5)
+    assert step(1, overlap=True, outer="plain", outer_lr=0.25) == ("plain", 0.25)
+    assert step(1, overlap=True, outer="none") == ("none", 1.0)
+    assert step(2) == step(2, overlap=True) == ("plain", 0.5) and step(2, overlap=False) == ("none", 1.0)
+    assert step(3, overlap=True) == ("nesterov", 0.7)
+    with pytest.raises(JobRefused, match="overlap: is 'yes'"):
+        go_on(world, 1, overlap="yes")
+
+
+def test_jobs_with_overlap_go_on_from_those_without_and_the_other_way(world: Any) -> None:
+    world.settle(1, manifest_with(rounds=5), 2)
+    world.settle(2, continued(world, 1, overlap=True), 3)
+    world.settle(3, continued(world, 2, round=4, rounds=2, overlap=False), 2)
+    one, two, three = (lineage(world, job) for job in (1, 2, 3))
+    assert [(each.start.job, each.start.round) for each in two] == [("1", 2), ("1", 2), ("2", 3)]
+    assert [each.onto and each.onto.round for each in two] == [2, 3, 4]
+    assert [(each.start.job, each.start.round) for each in three] == [("2", 4), ("3", 5)]
+    assert two[0].start.lineage == lineage_cid(one[1]) and three[0].start.lineage == lineage_cid(two[1])
+    for each in (*two, *three):
+        assert verify_lineage(world, encode_lineage(each)) == each
 
 
 def test_a_folder_is_held_against_its_document(world: Any, tmp_path: Path) -> None:

@@ -1,17 +1,24 @@
 """Rounds that start while the deltas of the one before travel (`overlap`)."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from test_federated import made_up
 from test_going_on import Job, going_on
 
+from proofyard.protocol.lookahead import Standing, built_on, may_start
+from proofyard.workloads import lora_rounds
 from proofyard.workloads.errors import ManifestRefused, StateRefused
 from proofyard.workloads.lora import WORKLOAD
+from proofyard.workloads.lora_laws import largest_averaged
 from proofyard.workloads.lora_params import read_params
 from proofyard.workloads.lora_rounds import Origin, Start, counted, encode_start, outer_step, start_of_round
 from proofyard.workloads.lora_sets import whole_rounds
-from proofyard.workloads.lora_tensors import take
-from proofyard.workloads.state import decode_state
+from proofyard.workloads.lora_tensors import put, take
+from proofyard.workloads.state import decode_state, encode_state
+from proofyard.workloads.sweep import WORKLOAD as SWEEP
 
 OVERLAP = {"overlap": True}
 PLAIN = {"outer": "none"}
@@ -82,6 +89,24 @@ def test_what_each_task_rests_on_and_that_nothing_is_left_out(lora_manifest):
     assert WORKLOAD.finals(one) == (0, 1)
 
 
+@pytest.mark.parametrize("look_ahead", [0, 1, 2, 3])
+def test_a_step_of_the_look_ahead_is_two_rounds(look_ahead, lora_manifest):
+    graph = WORKLOAD.graph(lora_manifest(rounds=12, workers=2, **OVERLAP, **PLAIN))
+    task, judged = graph[-1], 2 * (12 - 1 - 2 * look_ahead - 2 + 1)
+    for accepted, may in ((judged, True), (judged - 1, False)):
+        standings = [Standing.ACCEPTED if index < accepted else Standing.COMMITTED for index in range(24)]
+        assert may_start(task, graph, standings.__getitem__, look_ahead) == may
+    assert built_on(graph, [graph[6].index]) == set(range(10, 24)), "of the fourth round, and the fifth stands"
+
+
+def test_a_result_is_read_once(lora_manifest):
+    params = read_params(lora_manifest(rounds=4, workers=2, **OVERLAP, **PLAIN))
+    _, results = one_by_one(params, 7, 4)
+    with patch.object(lora_rounds, "decode_state", wraps=decode_state) as reads:
+        start_of_round(params, 8, [*results[1], *results[2]], 4)
+    assert reads.call_count == 4
+
+
 def test_starts_follow_from_each_other_to_the_bit(lora_manifest):
     """Nobody sees the start of the round in between: whoever computes a later one makes the same bits of it."""
     params = read_params(lora_manifest(rounds=6, workers=3, **OVERLAP, **MOMENTUM))
@@ -131,6 +156,9 @@ def test_a_job_that_goes_on_begins_with_two_rounds_from_the_same_start(tiny, lor
     adapter.write_bytes(encode_start(start))
     rest = Job(more, tiny, adapter)
     assert len(rest.results) == 6
+    whole = Job(lora_manifest(rounds=5, segments=1, **OVERLAP, **PLAIN), tiny)
+    assert rest.results[2] == whole.results[6], "the fourth round starts with all deltas of the first two as well"
+    assert rest.results[0] != whole.results[4], "and the third without those of the second"
 
 
 @pytest.mark.parametrize(
@@ -152,3 +180,36 @@ def test_a_round_rests_on_both_rounds_whole(lora_manifest):
     _, results = one_by_one(params, 7, 4)
     with pytest.raises(StateRefused, match="rests on 4 results, 2 were given"):
         start_of_round(params, 7, results[1], 3)
+
+
+def test_a_sweep_has_no_rounds_that_overlap(lora_manifest):
+    manifest = lora_manifest()
+    base = {name: value for name, value in manifest.params.items() if name not in ("rounds", "workers", "lr")}
+
+    def sweep(base, **vary):
+        SWEEP.check(replace(manifest, workload="sweep", params={"base": base, "vary": {"lr": [0.1]} | vary}))
+
+    sweep(base)
+    sweep(base | {"overlap": False})
+    with pytest.raises(ManifestRefused, match=r"params\.base\.overlap"):
+        sweep(base | OVERLAP)
+    with pytest.raises(ManifestRefused, match=r"params\.vary\.overlap"):
+        sweep(base, overlap=[True, False])
+
+
+@pytest.mark.parametrize("way", [1, -1])
+@pytest.mark.parametrize("outer", [{"outer": "plain", "outer_lr": 10.0}, MOMENTUM | {"outer_lr": 10.0}])
+def test_the_largest_weights_that_the_laws_let_pass_make_a_start_all_the_same(lora_manifest, outer, way):
+    """The second of two steps one after another begins where no result says, and no law looks."""
+    params = read_params(lora_manifest(rounds=4, workers=2, **OVERLAP, **outer))
+    largest, first = np.float32(largest_averaged(params)), start_of_round(params, 7, (), 0)
+
+    def full(tensors, value):
+        return {name: np.full_like(array, value) for name, array in tensors.items()}
+
+    results = []
+    for base in (largest, way * largest):
+        start = Start(full(first.adapter, base), full(first.velocity, -2 * largest * params.rounds))
+        results += [encode_state(put(full(first.adapter, -base), "adapter") | more) for more in (start.outer, {})]
+    found = start_of_round(params, 7, results, 4)
+    assert all(np.isfinite(array).all() for array in found.outer.values())

@@ -1,11 +1,12 @@
 """LoRA fine-tuning in rounds: workers train on their own shards, their adapters are averaged, and so on.
 
-Task r * workers + w trains in round r on shard w, and depends on the results of round r - 1 alone (with compression,
-on those of some rounds: `lora_tensors`). What a round starts
+Task r * workers + w trains in round r on shard w, and depends on the results of round r - 1 alone (with compression
+on those of some rounds, with `overlap` on those of rounds r - 2 and r - 3: `lora_tensors`). What a round starts
 from is a function of those (`lora_rounds`), which every worker computes and every verifier computes again; the job's
-result is the same function of the last round's results. A training state is the adapter, AdamW's two moments and the
-number of steps done in this round; batches follow from the seed. The chain of shard 0 carries the round's start as well
-(`lora_tensors`). No torch here: see `lora_runner` for the training itself, `lora_laws` for what every state obeys.
+result is the same function of the last round's results, with `overlap` of those of the last two. A training state is
+the adapter, AdamW's two moments and the number of steps done in this round; batches follow from the seed. The chain of
+shard 0 carries the round's start as well (`lora_tensors`). No torch here: see `lora_runner` for the training itself,
+`lora_laws` for what every state obeys.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """What a job that goes on from another one's round starts from: that round's start as the new parameters have it.
 
-With the same parameters it is the same bytes, so a job that is resumed ends in the bits of one that never paused.
+With the same parameters it is the same bytes, so a job that is resumed ends in the bits of one that never paused (but
+for what docs/lineage.md names).
 """
 
 from collections.abc import Mapping

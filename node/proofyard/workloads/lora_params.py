@@ -75,7 +75,8 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `compression_block` numbers, `sign` sends the signs of one of `compression_turns` parts of them in each round; the
     first `compression_warmup` rounds are sent in `int8`.
     `begins`: the job goes on from another one's round. `rounds` counts those before it, and so do learning rate,
-    batches and seeds: with the parameters and data of that job it ends in the bits that one would have ended in.
+    batches and seeds: with the parameters and data of that job it ends in the bits that one would have ended in, but
+    with `overlap`, where its first two rounds start from the same, and that job's would not have.
     Rounds: with `closing` a round waits for no more than a quorum and a time, and every result carries what its round
     started from, so that a later one can take it (`proofyard.protocol.closing`); without, it waits for all shards. With
     `voters` in it these decide what a round takes, and shard w is the work of voter w.

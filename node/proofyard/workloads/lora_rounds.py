@@ -1,4 +1,4 @@
-"""What a round starts from: a pure function of the results of the round before it, so that nobody is asked for it.
+"""What a round starts from: a pure function of the results that it rests on, so that nobody is asked for it.
 
 What the workers' results come to is decided by the job's aggregation and its robust rule (docs/federated.md), all of it
 in binary64 in a fixed order, and the averaged update takes Nesterov's outer step (DiLoCo, arXiv 2311.08105). Every sum
@@ -202,19 +202,23 @@ def _no_velocity(params: LoraParams, adapter: Tensors) -> dict[str, Array]:
 
 
 def _next_start(params: LoraParams, seed: int, said: Sequence[Said], round_number: int) -> Start:
-    purpose = (seed, round_number)
-    before, trained, origins = _trained(params, seed, said, round_number)
     with np.errstate(over="ignore", invalid="ignore"):
         if params.overlap:
             start = _behind(params, seed, [result for _, result in said], round_number)
-        elif params.merges:
-            start = merge_step(params, before.adapter, before.merged, trained, purpose)
         else:
-            start = outer_step(params, before.adapter, before.velocity, trained, purpose, origins)
+            start = _after(params, seed, said, round_number)
     for name, array in start.outer.items():
         if not np.isfinite(array).all():
             raise StateRefused("is no number after the outer step: the results before it break a law", name)
     return start
+
+
+def _after(params: LoraParams, seed: int, said: Sequence[Said], round_number: int) -> Start:
+    purpose = (seed, round_number)
+    before, trained, origins = _trained(params, seed, said, round_number)
+    if params.merges:
+        return merge_step(params, before.adapter, before.merged, trained, purpose)
+    return outer_step(params, before.adapter, before.velocity, trained, purpose, origins)
 
 
 def _trained(

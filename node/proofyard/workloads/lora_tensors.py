@@ -3,7 +3,7 @@
 `adapter.*` is what is trained, `first.*` and `second.*` are AdamW's moments, `step` counts a round's steps. The chain
 of shard 0 carries the round's outer state beside them, unchanged from its first state to its result: `base.*`, the
 adapter that the round started from, and, with an outer momentum, `velocity.*`. So whatever the next round starts from
-is in the results of this one.
+is in the results of this one (with `overlap`, the second one after it in these and those of the round before).
 How a job aggregates (docs/federated.md) decides what else a state holds, unchanged as well: `merged.*`, the products
 that earlier rounds have left beside the adapter (fedex, flora; also in the result of shard 0), and `rest.*`, the
 columns of B that a shard of a smaller rank does not train (ffa, whose A is the seed's and in no state).

@@ -50,7 +50,7 @@ LOSS = {"loss": TensorSpec("F64", ())}
 MAX_CANDIDATES = 1000
 FIXED = (
     *("modules", "rounds", "workers", "rank", "holdout_percent", "packing", "objective"),
-    *("compression", "closing", "local"),
+    *("compression", "closing", "local", "overlap"),
 )
 
 
@@ -83,6 +83,8 @@ def candidates(manifest: Manifest) -> list[dict[str, Any]]:
         )
     if params.base.get("closing") is not None:
         raise ManifestRefused("params.base.closing", "is set; a candidate has one round of one worker")
+    if params.base.get("overlap"):
+        raise ManifestRefused("params.base.overlap", "is set; a candidate has one round, which no other one overlaps")
     if params.base.get("local") is not None:
         raise ManifestRefused("params.base.local", "is set; candidates are compared on data that all have")
     for name, tried in params.vary.items():

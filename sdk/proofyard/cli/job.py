@@ -318,7 +318,7 @@ def _rests_on(handle: "JobHandle", number: int | None) -> tuple[int, tuple[int, 
     rounds = handle.rounds()
     found = [rounds.done[task] for task in rounds.tasks(number)]
     sizes = [len(rounds.read(each.commitment.result)) for each in found]
-    return max(each.settled.event.claimable_at for each in found), tuple(sizes)
+    return rounds.final_at(number), tuple(sizes)
 
 
 def _tell_result(path: Path, sent: Sequence[int], final_in: int, *, merged: bool) -> None:

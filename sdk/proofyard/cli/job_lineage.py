@@ -79,7 +79,10 @@ def verify(
 
     with visiting(context, flags, store) as client:
         said, now = verify_result(client, path), client.chain.now()
-    final_in = max(0, max(each.final_at for each in said.settlements) - now)
+        final_at = max(each.final_at for each in said.settlements)
+        if said.onto:
+            final_at = client.rounds(client.job(int(said.job)).job_id).final_at(said.round)
+    final_in = max(0, final_at - now)
     facts = {"job": said.job, "round": said.round, "lineage": lineage_cid(said), "adapter": said.adapter}
     text = f"round {said.round} of job {said.job}: every field holds"
     emit(facts | {"final_in": str(final_in)}, as_json=as_json, text=text)

@@ -51,7 +51,8 @@ def resume(
 ) -> None:
     """Open a job that goes on from a round of another one.
 
-    With nothing changed it ends in the bits that the other one would have ended in. Prints its number.
+    With nothing changed it ends in the bits that the other one would have ended in, unless that one had compression,
+    closing or overlap. Prints its number.
     """
     from proofyard.sdk import Offer, go_on
     from proofyard.sdk.voters import told

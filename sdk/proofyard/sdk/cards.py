@@ -126,7 +126,7 @@ def _training(told: Told) -> str:
 
 _NAMES = (
     *("objective", "beta", "rank", "alpha", "lr", "rounds", "workers", "segments", "segment_steps"),
-    *("batch", "seq_len", "packing", "aggregation", "robust", "compression"),
+    *("batch", "seq_len", "packing", "aggregation", "robust", "compression", "overlap"),
 )
 
 

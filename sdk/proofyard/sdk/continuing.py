@@ -19,7 +19,7 @@ from proofyard.protocol.roster import Voter
 from proofyard.protocol.types import Cid, JobId
 from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.preparing import place_of, refusing
-from proofyard.sdk.specs import Data, executable
+from proofyard.sdk.specs import OVERLAP_STEP, Data, executable
 from proofyard.workloads.errors import ManifestRefused
 from proofyard.workloads.lora_continued import KEPT, continued, within
 from proofyard.workloads.lora_params import Begins, LoraParams
@@ -107,7 +107,9 @@ def go_on(
     said, for `rounds` more of them, those that are left where nothing is said.
 
     With nothing changed its result is the bits that the other job would have ended in, but for jobs with compression,
-    where what was not sent yet is left out, and jobs whose rounds do not wait for everybody. Where nodes decided what
+    where what was not sent yet is left out, jobs whose rounds do not wait for everybody, and jobs with `overlap`, whose
+    first two rounds start from the same again. `overlap` comes with half steps and goes with them, as in `LoraJob`,
+    unless `outer` or `outer_lr` is given. Where nodes decided what
     rounds take those that can be reached at submission do. `data` takes other data, `changes` any field of `LoraParams`
     that does not say what the adapter is, and `seed`, `precision`, `look_ahead`. Raises `JobRefused`, and
     `ResultUnproven` where what is settled does not hold.
@@ -185,6 +187,7 @@ def _changed(before: LoraParams, number: int, more: int | None, changes: Mapping
     params = {name: value for name, value in changes.items() if name not in OF_MANIFEST}
     values = msgspec.to_builtins(before) | params | {"rounds": number + left}
     values.pop("begins", None)
+    values |= _outer_with(before, changes)
     if "workers" in changes:  # what was said of each worker
         values |= {name: () for name in ("ranks", "shard_segments") if name not in changes}
     if "segments" in changes and "shard_segments" not in changes:
@@ -195,6 +198,18 @@ def _changed(before: LoraParams, number: int, more: int | None, changes: Mapping
         name, reason = misfit(error, values, LoraParams)
         raise JobRefused(f"{name or 'options'}: {reason}") from None
     return found
+
+
+def _outer_with(before: LoraParams, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The outer step that a job takes whose rounds begin to overlap, or do no more, where nobody says how much: what
+    `LoraJob` takes then. Another one than that was meant, and stays."""
+    if changes.keys() & {"outer", "outer_lr"} or "overlap" not in changes or changes["overlap"] == bool(before.overlap):
+        return {}
+    usual, other = (OVERLAP_STEP, 1.0) if before.overlap else (1.0, OVERLAP_STEP)
+    if before.outer_lr != usual:
+        return {}
+    plain = "none" if other == 1 else "plain"
+    return {"outer_lr": other, "outer": "nesterov" if before.outer == "nesterov" else plain}
 
 
 def _model(client: "Client", found: "SettledRounds") -> str:

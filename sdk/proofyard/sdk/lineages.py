@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from proofyard.artifacts.builder import cid_of_bytes
 from proofyard.protocol.closing import BPS
@@ -84,8 +84,10 @@ class Settlement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class RoundLineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Round `round` of `rounds` of a job, counted from 1. `decided`: by what deltas it took, those of all shards, those
-    in time by the chain, or those that nodes voted for. `state` is what it came to, from which the next one starts;
-    `adapter` the same for whoever uses it, as `evaluate` jobs name it."""
+    in time by the chain, or those that nodes voted for. `state` is what it came to, from which the next one starts,
+    where rounds overlap the second one after it; `adapter` the same for whoever uses it, as `evaluate` jobs name it.
+    `onto`, where rounds overlap: what the round before came to, which the deltas move; they are counted from
+    `start`."""
 
     version: int
     network: Network
@@ -103,6 +105,7 @@ class RoundLineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settlements: tuple[Settlement, ...]
     state: CidText
     adapter: CidText
+    onto: Origin | UnsetType = UNSET
 
 
 def encode_lineage(document: RoundLineage) -> bytes:
@@ -133,13 +136,16 @@ def lineage_of(rounds: "SettledRounds", network: Network, first: Origin) -> list
     documents: list[RoundLineage] = []
     came_to = [first] * (1 + rounds.params.behind)
     for number in range(rounds.params.begun + 1, rounds.last + 1):
-        found = _round(rounds, network, number, came_to.pop(0))
+        start = came_to.pop(0)
+        found = _round(rounds, network, number, start, came_to[-1] if came_to else UNSET)
         documents.append(found)
         came_to.append(Origin(network, str(rounds.job), number, found.state, lineage_cid(found)))
     return documents
 
 
-def _round(rounds: "SettledRounds", network: Network, number: int, start: Origin) -> RoundLineage:
+def _round(
+    rounds: "SettledRounds", network: Network, number: int, start: Origin, onto: Origin | UnsetType
+) -> RoundLineage:
     manifest, params, tasks = rounds.manifest, rounds.params, rounds.tasks(number)
     counted = rounds.counted(number)
     shares = _shares(params, counted)
@@ -190,6 +196,7 @@ def _round(rounds: "SettledRounds", network: Network, number: int, start: Origin
         settlements=tuple(settlements),
         state=rounds.state_after(number),
         adapter=rounds.adapter_cid(number),
+        onto=onto,
     )
 
 
@@ -210,8 +217,8 @@ def require_true(said: RoundLineage, true: RoundLineage) -> None:
 def _differing(path: str, said: Any, true: Any) -> Iterator[tuple[str, str, str]]:
     """(field, what is said, what is so) of all that differs."""
     if isinstance(said, Mapping) and isinstance(true, Mapping):
-        for name in true:
-            yield from _differing(f"{path}.{name}" if path else name, said[name], true[name])
+        for name in dict(true) | dict(said):
+            yield from _differing(f"{path}.{name}" if path else name, said.get(name), true.get(name))
     elif isinstance(said, list | tuple) and isinstance(true, list | tuple) and len(said) == len(true):
         for place, (one, other) in enumerate(zip(said, true, strict=True)):
             yield from _differing(f"{path}[{place}]", one, other)

@@ -77,6 +77,16 @@ class SettledRounds:
         tasks = self._rested_on(number)
         return counted(self.params, self.manifest.seed, self._results(tasks), self._next(number), tasks=tasks)
 
+    def rests_on(self, number: int) -> tuple[TaskIndex, ...]:
+        """The tasks whose deltas round `number` took, and with `overlap` those of the round before: nothing says that
+        they were accepted before these, as where a round starts from the one before it."""
+        first = max(self.params.begun + 1, number - self.params.behind)
+        return tuple(task for each in range(first, number + 1) for task in self.tasks(each))
+
+    def final_at(self, number: int) -> int:
+        """From when on (Unix seconds) nothing can challenge what a round came to."""
+        return max(self.done[task].settled.event.claimable_at for task in self.rests_on(number))
+
     def too_much(self) -> tuple[TooMuch, ...]:
         """Where an owner did more of a round than the job lets one do."""
         batches = {each.settled.event.batch: each.settled for each in self.done.values()}

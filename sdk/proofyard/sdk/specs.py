@@ -97,7 +97,7 @@ class LoraJob:
     `segments` and `segment_steps` are the most that a round has (`training_length`). `options` sets any other field of
     `proofyard.workloads.lora_params.LoraParams`; PEFT's words are understood there (`use_rslora`) or refused by name,
     and `LoraJob.from_peft` takes its LoraConfig. A round starts on results whose verdicts are still to come, at most
-    `look_ahead` rounds before the last verdict; 0 waits for them. The result is the same; what a cheat spoils is done
+    `look_ahead` of them resting on one another; 0 waits for them. The result is the same; what a cheat spoils is done
     again. `packing` fills the rows of `seq_len` tokens with whole documents that do not see each other; without it they
     stand end to end, and each sees what is before it in its row (docs/workloads.md). `compression`: what a task hands
     over is a small encoding of what it has changed, "int8" (a quarter of the bytes), "sign" (a thirtieth) or others,

@@ -196,6 +196,26 @@ def test_what_rests_on_a_faulty_result_is_done_again_and_nobody_else_loses_by_it
     made.check()
 
 
+def test_of_rounds_that_overlap_a_fault_spoils_those_from_the_second_after_it_on_and_no_other() -> None:
+    each = [[], [], [0], [0, 1], [1, 2], [2, 3]]
+    deps = [[2 * number + shard for number in rests for shard in range(2)] for rests in each for _ in range(2)]
+    made = started(deps, look_ahead=1, people=[(number, number + 1, 2) for number in range(8)])
+    for index in range(8):
+        offers(made)
+        finish(made, index, honest=index != 2)
+    offers(made)
+    assert state(made, 8) == "waiting", "the first round has no verdicts, and three rest on one another"
+    judge(made)
+    assert [state(made, index) for index in (0, 1, 3, 4, 5)] == ["accepted"] * 5, "what does not rest on it stands"
+    assert [work_of(made, index).outcome for index in (2, 6, 7)] == ["faulty", "stale", "stale"]
+    assert state(made, 8) == state(made, 6) == "waiting", "they rest on what is done again"
+    calm(made)
+    assert job_row(made, JobId(1)).state == JobState.DONE
+    assert made.paid == made.honest_results(JobId(1))
+    assert {index for _, index, attempt in made.world.rows.works if attempt > 1} == {2, 6, 7}
+    made.check()
+
+
 def test_work_that_rests_on_a_fault_and_has_a_receipt_is_put_into_a_batch_all_the_same() -> None:
     made = started(rounds(2, 3), look_ahead=1, batch_s=1.0)
     finish(made, 0, honest=False)
