@@ -47,6 +47,7 @@ class Peer:
     def __init__(self) -> None:
         self.wallet = Wallet.generate()
         self.peer, self.remote, self.closed = self.wallet.address, ("127.0.0.1", 1), asyncio.Event()
+        self.subnet = "127.0.0.1:1"
         self.asked: list[Any] = []
         self.say: Any = lambda message: Acks((Ack(),) * len(message.offers))
 

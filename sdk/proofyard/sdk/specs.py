@@ -244,7 +244,7 @@ class LoraJob:
         """Shards of a round, and the most of them that one owner and one subnet do. Raises `JobRefused`."""
         values = {"workers": self.workers, "caps": self.caps or {}}
         try:
-            shared = msgspec.convert(values, _Shared)
+            shared = msgspec.convert(values, prepared(_Shared))
         except msgspec.ValidationError as error:
             field, reason = misfit(error, values, LoraParams)
             raise JobRefused(f"{field}: {reason}") from None

@@ -205,7 +205,7 @@ def _open(world: World, job: Job, works: Iterable[Work]) -> None:
         book.counts[task.state] += 1
         if task.state == TaskState.GIVEN:
             book.given.add(task.index)
-        if task.state in HELD:
+        if book.rounds and task.state in HELD:
             scheduling.has(world, _given(world, task))
         for node in task.lost_by:
             _lose(world, book, node)
@@ -379,7 +379,7 @@ def _set(world: World, book: Book, task: Task, state: TaskState) -> None:
         scheduling.ready(world, book.queues_of[task.index], task)
     elif state == TaskState.GIVEN:
         book.given.add(task.index)
-    if (before in HELD) != (state in HELD):
+    if book.rounds and (before in HELD) != (state in HELD):
         scheduling.has(world, _given(world, task), no_more=before in HELD)
     if before in AT_HAND or state in AT_HAND:
         accepted = state == TaskState.ACCEPTED
