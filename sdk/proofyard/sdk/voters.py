@@ -78,13 +78,10 @@ def _within(found: Sequence[tuple[NodeRecord, str]], workers: int, caps: Caps) -
     if not limits:
         return [node.node for node, _ in ordered]
     for each_has in range(-(-workers // len(found)), min(limits) + 1):
-        of_owner, of_subnet, kept = Counter[Address](), Counter[str](), []
+        has, kept = Counter[str](), []
         for node, subnet in ordered:
-            full = caps.owner and each_has * (of_owner[node.owner] + 1) > caps.owner
-            crowded = caps.subnet and (not subnet or each_has * (of_subnet[subnet] + 1) > caps.subnet)
-            if not full and not crowded:
-                of_owner[node.owner] += 1
-                of_subnet[subnet] += 1
+            if not caps.objection(has[node.owner], subnet, has[subnet], each_has):
+                has.update({node.owner: each_has, subnet: each_has})
                 kept.append(node.node)
         if len(kept) * each_has >= workers:
             return kept

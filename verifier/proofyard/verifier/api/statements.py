@@ -114,8 +114,9 @@ class Slashed:
 
 
 def _too_much(world: World, job: rows.Job | None, task: int | None, node: Node) -> str:
-    known = job is not None and task is not None and (job.id, task) in world.rows.tasks
-    return scheduling.too_much(world, job, task, node) if known else ""  # type: ignore[arg-type]
+    if job is None or task is None or (job.id, task) not in world.rows.tasks:
+        return ""
+    return scheduling.too_much(world, job, task, node)
 
 
 def look_around(world: World, number: int, machines: Mapping[Address, str], task: int | None = None) -> Here:
