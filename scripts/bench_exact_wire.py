@@ -69,7 +69,9 @@ def audit_messages(task: TaskSpec, reason: str) -> list[Any]:
         providers=(),
         lease_s=15.0,
     )
-    seal = SubmitSeal(batch, job, task.index, segment, Digest(bytes(32)), Signature(secrets.token_bytes(65)))
+    seal = SubmitSeal(
+        batch, job, task.index, segment, offer.seed, Digest(bytes(32)), Signature(secrets.token_bytes(65))
+    )
     opened = SealOpened(CANNOT_EXECUTE, Digest(secrets.token_bytes(32)), reason, secrets.token_bytes(32))
     return [offer, seal, OpenSeal(batch, job, task.index, segment), opened]
 

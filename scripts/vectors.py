@@ -221,7 +221,7 @@ def _seal() -> dict[str, str]:
     state, drawn = b"a state", jury_seed(6, 1, 1234)
     opening = Opening(_digest(10), keyed_digest(_digest(11), NODE, state), "", bytes(32))
     seal = seal_of(opening, NODE)
-    struct = seal_struct_hash(BatchId(5), JobId(7), TaskIndex(3), SegmentIndex(6), NODE, seal)
+    struct = seal_struct_hash(BatchId(5), JobId(7), TaskIndex(3), SegmentIndex(6), _digest(11), NODE, seal)
     return {
         "after": _hex(opening.after),
         "seed": _hex(_digest(11)),

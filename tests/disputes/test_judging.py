@@ -269,7 +269,7 @@ def replace_keyed(vote: AuditVote, other: Digest) -> AuditVote:
 
 def signed(opening: Opening, signer: Wallet) -> AuditVote:
     seal = seal_of(opening, AUDITOR.address)
-    digest = DOMAIN.typed_digest(seal_struct_hash(BatchId(1), JOB, TASK, SegmentIndex(0), AUDITOR.address, seal))
+    digest = DOMAIN.typed_digest(seal_struct_hash(BatchId(1), JOB, TASK, SegmentIndex(0), SEED, AUDITOR.address, seal))
     return AuditVote(
         AUDITOR.address, seal, signer.sign_digest(digest), opening.after, opening.keyed, opening.reason, opening.salt
     )

@@ -187,8 +187,33 @@ async def test_a_segment_has_one_seal_however_often_and_by_whomever_it_is_offere
         (seal_of(opened.opening(), bench.wallet.address), 3)
     }
     place = (BatchId(3), JobId(1), TASK.index, SegmentIndex(1))
-    digest = DOMAIN.typed_digest(seal_struct_hash(*place, bench.wallet.address, bench.links.seals[0].seal))
+    digest = DOMAIN.typed_digest(seal_struct_hash(*place, SEED, bench.wallet.address, bench.links.seals[0].seal))
     require_signer(digest, bench.links.seals[0].signature, bench.wallet.address, "the seal")
+
+
+async def test_a_segment_whose_batch_was_drawn_anew_is_another_question(tmp_path: Path) -> None:
+    """What is offered again with another seed is taken up, and what was at hand for the old one is left: an answer
+    keyed with a seed that is gone would convict this node."""
+    bench = Bench(tmp_path, AFTER)
+    anew, offered = bench.offer(SECOND), SimpleNamespace(peer=VERIFIER.address)
+    offer = msgspec.structs.replace(anew, seed=Digest(b"o" * 32))
+    assert (await bench.agent.offer_audit(offered, offer, None)).proceed  # type: ignore[arg-type]
+    first = bench.agent._accepted[Work(VERIFIER.address, offer).key]
+    assert (await bench.agent.offer_audit(offered, offer, None)).proceed  # type: ignore[arg-type]
+    assert bench.agent._accepted[first.key] is first and not first.cancelled
+    assert (await bench.agent.offer_audit(offered, anew, None)).proceed  # type: ignore[arg-type]
+    second = bench.agent._accepted[first.key]
+    assert first.cancelled and second.offer == anew and not second.cancelled
+    assert bench.links.handed_back == [], "the seat is that of the new draw"
+    await bench.agent._audit(second, anew)
+    async with asyncio.timeout(60):
+        while not bench.links.seals:
+            await asyncio.sleep(0.01)
+    (seal,) = bench.links.seals
+    place = (BatchId(3), JobId(1), TASK.index, SegmentIndex(1))
+    digest = DOMAIN.typed_digest(seal_struct_hash(*place, SEED, bench.wallet.address, seal.seal))
+    assert seal.seed == SEED
+    require_signer(digest, seal.signature, bench.wallet.address, "the seal")
 
 
 async def test_only_who_leads_a_batch_has_audits_of_it_executed_or_opened(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ async def test_a_deaf_verifier_keeps_nothing_from_a_good_one(monkeypatch: pytest
             for number in range(SENT):
                 for verifier in (deaf, good):
                     place = (BatchId(1), JobId(1), TaskIndex(number), SegmentIndex(0))
-                    seal = SubmitSeal(*place, Digest(bytes(32)), Signature(bytes(65)))
+                    seal = SubmitSeal(*place, Digest(bytes(32)), Digest(bytes(32)), Signature(bytes(65)))
                     name = f"{number} to {verifier.address}"
                     courier.send(verifier.address, Parcel(name, SEALS, seal, lambda _: None, given_up.append, over))
                 # The deaf one has a request in its hands all the time, and the good one is served all the same.

@@ -59,7 +59,7 @@ class Desk:
             self.given_up[name] = reason
 
         place = (BatchId(1), JobId(1), TaskIndex(next(self.numbers)), SegmentIndex(0))
-        message = SubmitSeal(*place, Digest(bytes(32)), Signature(bytes(65)))
+        message = SubmitSeal(*place, Digest(bytes(32)), Digest(bytes(32)), Signature(bytes(65)))
         self.courier.send(
             verifier, Parcel(name, SEALS, message, taken or (lambda _: self.taken.append(name)), given_up, over)
         )

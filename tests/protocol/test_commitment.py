@@ -74,13 +74,14 @@ def test_commitments_hash_as_eip712_says() -> None:
 
 def test_seals_and_receipts_hash_as_eip712_says() -> None:
     seal = struct = seal_struct_hash(
-        BatchId(1), JobId(7), TaskIndex(2), SegmentIndex(3), COMMITMENT.node, Digest(b"s" * 32)
+        BatchId(1), JobId(7), TaskIndex(2), SegmentIndex(3), Digest(b"d" * 32), COMMITMENT.node, Digest(b"s" * 32)
     )
     fields = [
         ("uint256", "batch"),
         ("uint256", "job"),
         ("uint32", "task"),
         ("uint32", "segment"),
+        ("bytes32", "seed"),
         ("address", "auditor"),
         ("bytes32", "seal"),
     ]
@@ -89,6 +90,7 @@ def test_seals_and_receipts_hash_as_eip712_says() -> None:
         "job": 7,
         "task": 2,
         "segment": 3,
+        "seed": b"d" * 32,
         "auditor": WALLET.address,
         "seal": b"s" * 32,
     }

@@ -33,7 +33,7 @@ PLACE: tuple[BatchId, JobId, TaskIndex, SegmentIndex] = (
     TaskIndex(2**32 - 1),
     SegmentIndex(2**32 - 1),
 )
-SEAL = SubmitSeal(*PLACE, Digest(bytes(32)), Signature(bytes(65)))
+SEAL = SubmitSeal(*PLACE, Digest(bytes(32)), Digest(bytes(32)), Signature(bytes(65)))
 
 
 def test_beyond_the_state_before_an_audit_moves_less_than_a_kilobyte() -> None:

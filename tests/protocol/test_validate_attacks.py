@@ -16,6 +16,7 @@ from worlds import (
     address,
     changed,
     network,
+    sign,
     simple,
     step,
     with_audit,
@@ -26,9 +27,9 @@ from proofyard.protocol.cid import cid_digest, raw_cid
 from proofyard.protocol.findings import keyed_checks
 from proofyard.protocol.plan import exposure_of, plan_of
 from proofyard.protocol.record import BatchRecord, RecordedFault
-from proofyard.protocol.seal import keyed_digest, keyed_is_checked
+from proofyard.protocol.seal import keyed_digest, keyed_is_checked, seal_struct_hash
 from proofyard.protocol.settlement import FaultReason, OperatorId
-from proofyard.protocol.types import BatchId, JobId, SegmentIndex, TaskIndex, Wei
+from proofyard.protocol.types import BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 from proofyard.protocol.validate import RecordInvalid
 
 pytestmark = pytest.mark.usefixtures("known_signatures")
@@ -232,6 +233,15 @@ def test_a_vote_that_its_auditor_did_not_seal() -> None:
         changed(first, salt=bytes([1]) * 32),
     ):
         refused(world, with_audit(world.record, 0, votes=(forged, *rest)), field="audits")
+
+
+def test_a_vote_for_another_draw() -> None:
+    """An honest auditor's answer to a draw that a reorganisation has undone would make it one who copied."""
+    world = simple()
+    first, *rest = world.record.audits[0].votes
+    seal = seal_struct_hash(BATCH, *world.record.audits[0].key, Digest(bytes(32)), first.auditor, first.seal)
+    forged = changed(first, signature=sign(world.node_names[first.auditor], world.view.domain.typed_digest(seal)))
+    refused(world, with_audit(world.record, 0, votes=(forged, *rest)), field="audits")
 
 
 # ------------------------------------------------------------------------------------------------ the verdicts

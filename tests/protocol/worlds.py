@@ -424,7 +424,7 @@ class World:
         key_ = keyed or keyed_digest(self.view.seed, auditor, before if after is None else after)
         opening = Opening(answer, key_, reason, bytes(32))
         sealed = seal_of(opening, auditor)
-        digest = DOMAIN.typed_digest(seal_struct_hash(BATCH, *planned.key, auditor, sealed))
+        digest = DOMAIN.typed_digest(seal_struct_hash(BATCH, *planned.key, self.view.seed, auditor, sealed))
         return AuditVote(auditor, sealed, sign(name, digest), opening.after, opening.keyed, reason, opening.salt)
 
     # ------------------------------------------------------------------ check

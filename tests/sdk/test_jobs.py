@@ -144,6 +144,8 @@ def test_rounds_that_overlap_take_half_of_a_delta_unless_the_job_says_so(inputs:
 
     assert (outer(), outer(overlap=True)) == (("none", 1.0, None), ("plain", 0.5, True))
     assert outer(overlap=True, options={"outer_lr": 1.0}) == ("none", 1.0, True)
+    assert outer(overlap=True, options={"outer": "none"}) == ("none", 1.0, True)
+    assert outer(overlap=True, options={"outer": "plain"}) == ("plain", 0.5, True)
     assert outer(overlap=True, options={"outer_lr": 0.25}) == ("plain", 0.25, True)
     momentum = {"outer_lr": 0.4, "outer_momentum": 0.5}
     assert outer(overlap=True, options=momentum) == ("nesterov", 0.4, True)

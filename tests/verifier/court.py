@@ -233,9 +233,9 @@ class Auditor:
             opened = SealOpened(cid_digest(cid_of_bytes(after)), keyed, "", bytes(32))
         seal = seal_of(opened.opening(), self.peer)
         place = (offer.batch, offer.job, index, offer.segment)
-        signature = self.wallet.sign_digest(DOMAIN.typed_digest(seal_struct_hash(*place, self.peer, seal)))
+        signature = self.wallet.sign_digest(DOMAIN.typed_digest(seal_struct_hash(*place, offer.seed, self.peer, seal)))
         self.openings[index, offer.segment] = replaced(opened, signature=signature)
-        return None if self.hides else SubmitSeal(*place, seal, signature)
+        return None if self.hides else SubmitSeal(*place, offer.seed, seal, signature)
 
 
 class Court:

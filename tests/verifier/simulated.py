@@ -188,9 +188,9 @@ class SimulatedNode:
         self._openings[place] = opened
         seal = seal_of(opened.opening(), self.peer)
         signature = self.wallet.sign_digest(
-            self._verifier.context.domain.typed_digest(seal_struct_hash(*place, self.peer, seal))
+            self._verifier.context.domain.typed_digest(seal_struct_hash(*place, offer.seed, self.peer, seal))
         )
-        message = SubmitSeals((SubmitSeal(*place, seal, signature),))
+        message = SubmitSeals((SubmitSeal(*place, offer.seed, seal, signature),))
         await self._deliver(self._verifier.desk.submit_seals, message)
 
     async def _deliver(self, handler: Any, message: Any) -> None:

@@ -349,11 +349,15 @@ async def test_whoever_holds_a_task_says_so_and_others_are_told_to_stop(counter:
 # Seals
 
 
+SEED = Digest(b"d" * 32)
+
+
 def seats(counter: Counter, count: int, auditor: Address) -> list[Row]:
     """A batch on chain that is audited; the auditor works on `count` segments of it."""
     members = encode([])
     batch = Batch(id=1, state=BatchState.AUDITING, root=Digest(b"r" * 32), members=members, lines=((JobId(1), 1),))
     batch.chain_id, batch.drawn_at, batch.opened_at = BatchId(7), counter.chain.clock, counter.chain.clock
+    batch.seed = SEED
     place: dict[str, Any] = {"batch": 1, "job": JobId(1), "task": TaskIndex(0)}
     rows: list[Row] = [batch]
     for index in range(count):
@@ -363,11 +367,11 @@ def seats(counter: Counter, count: int, auditor: Address) -> list[Row]:
     return rows
 
 
-def seal(wallet: Wallet, index: int, *, signer: Wallet | None = None) -> SubmitSeal:
+def seal(wallet: Wallet, index: int, *, signer: Wallet | None = None, seed: Digest = SEED) -> SubmitSeal:
     place = (BatchId(7), JobId(1), TaskIndex(0), SegmentIndex(index))
     sealed = Digest(bytes([index % 256]) * 32)
-    digest = DOMAIN.typed_digest(seal_struct_hash(*place, wallet.address, sealed))
-    return SubmitSeal(*place, sealed, (signer or wallet).sign_digest(digest))
+    digest = DOMAIN.typed_digest(seal_struct_hash(*place, seed, wallet.address, sealed))
+    return SubmitSeal(*place, seed, sealed, (signer or wallet).sign_digest(digest))
 
 
 async def submit(counter: Counter, wallet: Wallet, *given: SubmitSeal) -> list[tuple[bool, str]]:
@@ -392,6 +396,19 @@ async def test_one_bad_seal_refuses_only_itself_and_the_same_again_gets_the_same
     }
 
 
+async def test_an_answer_to_a_draw_that_is_gone_is_none_to_this_one_and_held_against_nobody(counter: Counter) -> None:
+    """A reorganisation gives a batch's number another seed: what was sealed before would convict an honest auditor."""
+    auditor = Wallet.generate()
+    await counter.begin(*seats(counter, 1, auditor.address))
+    link = counter.connection(auditor)
+    gone = SubmitSeals((seal(auditor, 0, seed=Digest(b"g" * 32)),))
+    [answer] = (await counter.desk.submit_seals(link, gone, cast(Any, None))).answers
+    assert not answer.proceed and "another seed" in answer.reason
+    assert [seat.state for seat in counter.verifier.stored(Seat)] == [SeatState.WORKING]
+    assert not link.points
+    assert await submit(counter, auditor, seal(auditor, 0)) == [(True, "")]
+
+
 async def test_a_seal_for_a_seat_that_nobody_has_costs_no_signature_check(
     counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,7 +418,7 @@ async def test_a_seal_for_a_seat_that_nobody_has_costs_no_signature_check(
     await counter.begin()
     monkeypatch.setattr(desk_module, "require_signer", expensive)
     place = (BatchId(1), JobId(1), TaskIndex(0), SegmentIndex(0))
-    nobodys = SubmitSeal(*place, Digest(bytes(32)), Signature(bytes(65)))
+    nobodys = SubmitSeal(*place, SEED, Digest(bytes(32)), Signature(bytes(65)))
     assert await submit(counter, counter.node, nobodys) == [(False, "the seat is no longer yours")]
 
 

@@ -294,7 +294,7 @@ def _vote_of(settled: Settled, fault: SlashRecord) -> AuditVote | None:
     key, view = (fault.job, fault.task, fault.segment), settled.view
     for vote in (vote for audit in settled.record.audits if audit.key == key for vote in audit.votes):
         operator, _ = view.owners.get(vote.auditor, (None, None))
-        sealed = seal_struct_hash(view.batch, *key, vote.auditor, vote.seal)
+        sealed = seal_struct_hash(view.batch, *key, view.seed, vote.auditor, vote.seal)
         genuine = seal_of(vote.opening(), vote.auditor) == vote.seal and signed_by(
             view.domain.typed_digest(sealed), vote.signature, vote.auditor
         )

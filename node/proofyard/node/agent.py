@@ -26,7 +26,7 @@ from proofyard.node.aside import aside
 from proofyard.node.decoys import Decoys
 from proofyard.node.delivery import COMMITMENTS, LINGER_S, MOST_LINGER_S, SEALS, Courier, Kind, Parcel
 from proofyard.node.holding import SecondHolder
-from proofyard.node.journal import Journal
+from proofyard.node.journal import Journal, same_question
 from proofyard.node.keeping import Keeping, small_artifacts
 from proofyard.node.links import VerifierLinks
 from proofyard.node.offers import Offers
@@ -225,8 +225,12 @@ class Agent:
         verifier, work = connection.peer, Work(connection.peer, offer)
         if not self._has_joined(connection):
             return Ack(False, f"{verifier} is not a verifier this node has joined")
-        if self._has(work):
-            return Ack()
+        known = self._accepted.get(work.key)
+        if known is not None and not known.cancelled:
+            assert isinstance(known.offer, AuditOffer)
+            if same_question(known.offer, offer):
+                return Ack()
+            await self._cancel(known, "its batch is another one, or was drawn anew")
         if self._closed and self._journal.sealed(offer) is None:
             return Ack(False, self._closed)
         audits = [other for other in self._wanted() if isinstance(other.offer, AuditOffer)]
@@ -824,7 +828,7 @@ class Agent:
         opening = await self._answer(work, offer, manifest, before, inputs)
         self._agenda.took(offer, asyncio.get_running_loop().time() - start)
         place = (offer.batch, offer.job, offer.task.index, offer.segment)
-        opening = msgspec.structs.replace(opening, signature=self._signed_seal(place, opening))
+        opening = msgspec.structs.replace(opening, signature=self._signed_seal(place, offer.seed, opening))
         self._journal.seal(work.verifier, offer, opening, time.time())
         self.tally.audits += 1
         self._deliver_seal(work.verifier, offer, opening)
@@ -933,9 +937,11 @@ class Agent:
         leftovers = None if work is None else work.leftovers
         self._courier.send(verifier, Parcel(name, COMMITMENTS, submission, taken, given_up, over, promised, leftovers))
 
-    def _signed_seal(self, place: tuple[BatchId, JobId, TaskIndex, SegmentIndex], opening: SealOpened) -> Signature:
+    def _signed_seal(
+        self, place: tuple[BatchId, JobId, TaskIndex, SegmentIndex], seed: Digest, opening: SealOpened
+    ) -> Signature:
         own = self._wallet.address
-        struct_hash = seal_struct_hash(*place, own, seal_of(opening.opening(), own))
+        struct_hash = seal_struct_hash(*place, seed, own, seal_of(opening.opening(), own))
         return self._wallet.sign_digest(self._domain.typed_digest(struct_hash))
 
     def _deliver_seal(self, verifier: Address, offer: AuditOffer, opening: SealOpened) -> None:
@@ -953,7 +959,8 @@ class Agent:
 
         over = partial(asyncio.to_thread, self._batch_over, offer.batch)
         self._courier.send(
-            verifier, Parcel(name, SEALS, SubmitSeal(*place, seal, opening.signature), taken, given_up, over)
+            verifier,
+            Parcel(name, SEALS, SubmitSeal(*place, offer.seed, seal, opening.signature), taken, given_up, over),
         )
 
     def _commits_over(self, job: JobId) -> str:

@@ -337,7 +337,7 @@ class Journal:
         key = _key(verifier, offer)
         row = self._one(f"select offer from node_audit where {SEAL}", *key)
         if row:
-            again = "" if _same_question(row[0], offer) else ", submitted = 0, opened = 0"
+            again = "" if same_question(decode(row[0], AuditOffer), offer) else ", submitted = 0, opened = 0"
             changes = f"offer = ?, opening = ?, sealed_at = ?{again}"
             self._write(f"update node_audit set {changes} where {SEAL}", encode(offer), encode(opening), now, *key)
 
@@ -355,7 +355,7 @@ class Journal:
         of copying."""
         wanted = f"select offer, opening from node_audit where {PLACE} and opening is not null"
         for known, opening in self._all(wanted, *_place(offer)):
-            if _same_question(known, offer):
+            if same_question(decode(known, AuditOffer), offer):
                 return decode(opening, SealOpened)
         return None
 
@@ -394,7 +394,8 @@ class Journal:
         """What is no secret any more: shown to whom it was sealed for, or sealed before a time (Unix seconds)."""
         place = (request.batch, request.job, request.task, request.segment)
         wanted = f"select opening from node_audit where {PLACE} and opening is not null"
-        row = self._one(f"{wanted} and (opened or sealed_at < ?)", *place, sealed_before)
+        newest = "order by sealed_at desc limit 1"
+        row = self._one(f"{wanted} and (opened or sealed_at < ?) {newest}", *place, sealed_before)
         return decode(row[0], SealOpened) if row else None
 
     # Rounds
@@ -467,9 +468,8 @@ def _task_key(verifier: Address, offer: TaskOffer) -> tuple[str, int, int, str]:
     return verifier, offer.job, offer.task.index, inputs
 
 
-def _same_question(known: bytes, offer: AuditOffer) -> bool:
-    """Whether an answer to the offer that an entry was made for is one to this offer."""
-    earlier = decode(known, AuditOffer)
+def same_question(earlier: AuditOffer, offer: AuditOffer) -> bool:
+    """Whether an answer to an earlier offer of a segment is one to this offer."""
     return (earlier.seed, earlier.before, earlier.manifest) == (offer.seed, offer.before, offer.manifest)
 
 

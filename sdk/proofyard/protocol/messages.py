@@ -266,11 +266,14 @@ class AuditProgress(msgspec.Struct, frozen=True, tag="audit-progress-2"):
     segment: Segment
 
 
-class SubmitSeal(msgspec.Struct, frozen=True, tag="submit-seal"):
+class SubmitSeal(msgspec.Struct, frozen=True, tag="submit-seal-2"):
+    """An auditor's seal, of the draw with this `seed`."""
+
     batch: Batch
     job: Job
     task: Task
     segment: Segment
+    seed: Bytes32
     seal: Bytes32
     signature: Signature
 

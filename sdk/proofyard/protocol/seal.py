@@ -2,7 +2,9 @@
 
 An answer is 32 bytes: the digest of the state after the segment, or `CANNOT_EXECUTE`. Beside it stands a keyed digest
 of the bytes that it was found in, so that an answer that leaked is worth nothing to whoever has not executed. The seal
-is keccak256 over all of that and a salt; the auditor's EIP-712 signature covers the seal with its place in the batch.
+is keccak256 over all of that and a salt; the auditor's EIP-712 signature covers the seal with its place in the batch,
+and the seed of the draw that asked for it: after a reorganisation of the chain a batch of the same number may be drawn
+with another one, and an answer to the old draw would convict an honest auditor in the new one.
 So a record of an audit can be checked by anyone later, and two answers are the same or they are not."""
 
 import hashlib
@@ -17,7 +19,7 @@ from proofyard.protocol.commitment import address_word, word
 from proofyard.protocol.keccak import keccak
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex
 
-SEAL_TYPE = "Seal(uint256 batch,uint256 job,uint32 task,uint32 segment,address auditor,bytes32 seal)"
+SEAL_TYPE = "Seal(uint256 batch,uint256 job,uint32 task,uint32 segment,bytes32 seed,address auditor,bytes32 seal)"
 SEAL_TYPEHASH = Digest(keccak(SEAL_TYPE.encode()))
 
 CANNOT_EXECUTE = Digest(hashlib.sha256(b"proofyard: this segment cannot be executed").digest())
@@ -87,8 +89,8 @@ def plain_reason(text: str) -> str:
 
 
 def seal_struct_hash(
-    batch: BatchId, job: JobId, task: TaskIndex, segment: SegmentIndex, auditor: Address, seal: Digest
+    batch: BatchId, job: JobId, task: TaskIndex, segment: SegmentIndex, seed: Digest, auditor: Address, seal: Digest
 ) -> Digest:
     """What `Domain.typed_digest` turns into the digest that the auditor signs."""
     numbers = (word(batch), word(job), word(task, 4), word(segment, 4))
-    return Digest(keccak(b"".join((SEAL_TYPEHASH, *numbers, address_word(auditor), seal))))
+    return Digest(keccak(b"".join((SEAL_TYPEHASH, *numbers, seed, address_word(auditor), seal))))

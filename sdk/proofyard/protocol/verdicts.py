@@ -59,7 +59,7 @@ def _validate_vote(view: BatchView, audit: AuditedSegment, vote: AuditVote, ensu
     ensure(
         seal_of(vote.opening(), vote.auditor) == vote.seal, f"{vote.auditor} sealed something else on {_name(audit)}"
     )
-    sealed = seal_struct_hash(view.batch, audit.job, audit.task, audit.segment, vote.auditor, vote.seal)
+    sealed = seal_struct_hash(view.batch, *audit.key, view.seed, vote.auditor, vote.seal)
     signed = signed_by(view.domain.typed_digest(sealed), vote.signature, vote.auditor)
     ensure(signed, f"the seal on {_name(audit)} is not signed by {vote.auditor}")
 

@@ -281,7 +281,7 @@ class LoraJob:
             "ranks": tuple(self.ranks or ()),
             "rslora": self.rslora,
             "outer": self._outer(),
-            **({"outer_lr": OVERLAP_STEP} if self.overlap else {}),
+            **({"outer_lr": OVERLAP_STEP} if self.overlap and self.options.get("outer") != "none" else {}),
             **{name: value for name, value in self.options.items() if name not in WORDS},
             **said,
             **self._local(),

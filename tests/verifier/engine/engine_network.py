@@ -159,7 +159,8 @@ class SimNode:
     cheats: bool = False
     here: bool = False
     holds: dict[TaskKey, tuple[Cid, ...]] = field(default_factory=dict)
-    audits: dict[tuple[BatchId, Place], Opening] = field(default_factory=dict)
+    audits: dict[tuple[BatchId, Place], tuple[Digest, Opening]] = field(default_factory=dict)
+    """The answers, each with the seed of the draw that asked for it."""
 
 
 class Network:
@@ -494,18 +495,12 @@ class Network:
         self._take_step(self.engine.resume(self.now()))
 
     def _deliver_again(self, node: SimNode) -> None:
-        """A node knows no answer to the seals that it sent: it sends them again, but for those of another draw."""
-        for (number, place), opening in node.audits.items():
+        """A node knows no answer to the seals that it sent: it sends them again, those of another draw as well."""
+        for (number, place), (seed, opening) in node.audits.items():
             batch = self.chain.batches.get(number)
-            drawn = batch is not None and self.chain.head.number >= batch.commit_block + self.rules.draw_delay
-            if (
-                batch
-                and drawn
-                and not batch.settled
-                and opening.keyed == digest("keyed", self.seed_of(batch), node.node)
-            ):
+            if batch and not batch.settled:
                 seal = seal_of(opening, node.node)
-                self.later(events.AuditSealed(node.node, number, place, seal, Signature(bytes(65))))
+                self.later(events.AuditSealed(node.node, number, place, seed, seal, Signature(bytes(65))))
 
     # The chain's follower: its cursor lasts with the rows of the last event
 
@@ -633,9 +628,9 @@ class Network:
             after = digest("true", place) if cheat else segment.claimed
             keyed = digest("keyed", batch.seed, node.node)
             opening = Opening(after, keyed, "", bytes(32))
-            node.audits[batch.chain_id, place] = opening
-            seal = seal_of(opening, node.node)
-            self.later(events.AuditSealed(node.node, batch.chain_id, place, seal, Signature(bytes(65))), most=4.0)
+            node.audits[batch.chain_id, place] = batch.seed, opening
+            seal, signature = seal_of(opening, node.node), Signature(bytes(65))
+            self.later(events.AuditSealed(node.node, batch.chain_id, place, batch.seed, seal, signature), most=4.0)
 
     def _works_in(self, batch: Batch) -> list[Work]:
         """The works of a batch, and those whose decoys it holds."""
@@ -650,7 +645,7 @@ class Network:
         node, batch = self.nodes[effect.node], self.engine.world.rows.batches[effect.batch]
         assert batch.chain_id is not None
         for place in effect.places:
-            opening = node.audits.get((batch.chain_id, place)) if node.here else None
+            _, opening = node.audits.get((batch.chain_id, place), (None, None)) if node.here else (None, None)
             self.later(events.SealAnswered(node.node, batch.chain_id, place, opening))
 
     def _do_Expand(self, effect: effects.Expand) -> None:

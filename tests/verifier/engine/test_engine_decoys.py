@@ -1,5 +1,7 @@
 """Decoys and what else only shows once a batch is judged: answers that others were shown, jobs that are other ones."""
 
+from dataclasses import replace
+
 from engine_network import Network, address, digest
 from enginetown import Town, rounds
 from enginetown import address as person
@@ -32,9 +34,13 @@ class Leaving(Network):
         auditor = next(a for a in segment.auditors if a not in rows.seats[effect.batch, place])
         opening = Opening(segment.claimed, digest("keyed", batch.seed, auditor), "", bytes(32))
         opened = SealOpened(opening.after, opening.keyed, opening.reason, opening.salt)
-        answer = events.Shown(place, auditor, seal_of(opening, auditor), Signature(bytes(65)), encode(opened))
-        stranger = events.Shown(place, Address("0x" + "9" * 40), answer.seal, answer.signature, answer.opening)
-        self.later(events.LooksDue(effect.batch, redraw=False, shown=(answer, answer, stranger)))
+        seal, signature = seal_of(opening, auditor), Signature(bytes(65))
+        answer = events.Shown(place, auditor, batch.seed, seal, signature, encode(opened))
+        stranger = replace(answer, auditor=Address("0x" + "9" * 40))
+        # The plan's next auditor answered when the batch was drawn for the first time, in a block that is gone.
+        third = next(a for a in segment.auditors if a not in (auditor, *rows.seats[effect.batch, place]))
+        gone = replace(answer, auditor=third, seed=digest("seed", "gone"))
+        self.later(events.LooksDue(effect.batch, redraw=False, shown=(answer, answer, stranger, gone)))
 
 
 def test_an_answer_that_others_were_shown_goes_into_the_record() -> None:

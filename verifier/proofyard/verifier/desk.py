@@ -588,12 +588,12 @@ class Desk:
         if state not in (SeatState.WORKING, SeatState.AWAY):
             return Ack()
         place = (seal.batch, seal.job, seal.task, seal.segment)
-        digest = self._context.domain.typed_digest(seal_struct_hash(*place, node, seal.seal))
+        digest = self._context.domain.typed_digest(seal_struct_hash(*place, seal.seed, node, seal.seal))
         try:
             require_signer(digest, seal.signature, node, "the seal's sender")
         except ProofyardError as error:
             return error
-        return AuditSealed(node, seal.batch, _place(seal), seal.seal, seal.signature)
+        return AuditSealed(node, seal.batch, _place(seal), seal.seed, seal.seal, seal.signature)
 
     def _seat_state(self, auditor: Address, seal: SubmitSeal | AuditFailed) -> SeatState | None:
         batch = self._context.rows.by_chain_id.get(seal.batch)

@@ -42,6 +42,7 @@ from proofyard.verifier.engine.world import World, place_of
 At = tuple[int, Place]
 """A segment: the row of its batch, and its place in it."""
 NOT_YOURS = "the seat is not yours"
+ANOTHER_DRAW = "the batch was drawn with another seed since; its audits are offered anew"
 
 
 @dataclass
@@ -161,6 +162,7 @@ def is_news(world: World, batch: int, answer: Shown) -> bool:
     segment = world.rows.segments.get((batch, answer.place))
     seat = world.rows.seats.get((batch, answer.place), {}).get(answer.auditor)
     wanted = segment is not None and not segment.unvoted and answer.auditor in segment.auditors
+    wanted = wanted and world.rows.batches[batch].seed == answer.seed
     return wanted and (seat is None or seat.state != SeatState.OPENED)
 
 
@@ -309,6 +311,9 @@ def sealed(world: World, event: AuditSealed, now: Now) -> None:
         return
     segment, seat = found
     if seat.state not in (SeatState.WORKING, SeatState.AWAY):
+        return
+    if world.rows.batches[segment.batch].seed != event.seed:
+        world.refusal = ANOTHER_DRAW
         return
     _rise(world, (segment.batch, place_of(segment)), seat.auditor)
     if segment.verdict != Verdict.PENDING:

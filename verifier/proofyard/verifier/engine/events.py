@@ -136,11 +136,12 @@ class AuditGivenUp:
 
 @dataclass(frozen=True, slots=True)
 class AuditSealed:
-    """A seal whose signature is its auditor's."""
+    """A seal whose signature is its auditor's, of the draw with this seed."""
 
     node: Address
     batch: BatchId
     place: Place
+    seed: Digest
     seal: Digest
     signature: Signature
 
@@ -366,11 +367,12 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An answer whose auditor signed it and showed it to another verifier; its seal, and the opening, msgpack of
-    `SealOpened`."""
+    """An answer whose auditor signed it, for the draw with this seed, and showed it to another verifier; its seal, and
+    the opening, msgpack of `SealOpened`."""
 
     place: Place
     auditor: Address
+    seed: Digest
     seal: Digest
     signature: Signature
     opening: bytes
