@@ -1,4 +1,5 @@
-"""Cheats that no audit has caught yet: whatever they hand over, honest tasks of the next rounds can begin and end."""
+"""Cheats that no audit has caught yet: whatever they hand over as large as it may be, honest tasks of the next rounds
+can begin and end."""
 
 from itertools import pairwise
 
@@ -77,13 +78,45 @@ def test_honest_tasks_keep_the_laws_whatever_cheats_have_handed_over(lora_manife
 
 def test_without_the_cut_they_would_not(lora_manifest, monkeypatch):
     """What the test above looks for is there."""
-    monkeypatch.setattr(lora_rounds, "_held", lambda params, number, base, trained: trained)
+    monkeypatch.setattr(lora_rounds, "_held", lambda params, base, trained: trained)
     params = read_params(lora_manifest(rounds=9, workers=3, modules={"a": (12, 9)}, **NESTEROV))
     over = [
         np.abs(start.adapter["a.lora_B"]).max() > weight_bound(params, number, 0)
         for number, start in enumerate(starts_after_cheats(params, 8))
     ]
     assert any(over)
+
+
+@pytest.mark.parametrize(("lr", "steps"), [(0.5, 2), (0.05, 10)])
+def test_decay_draws_towards_zero_whatever_cheats_say(lora_manifest, lr, steps):
+    """Else each round of theirs would begin farther away than the one before, by what decay can move."""
+    changes = {"lr": lr, "weight_decay": 0.9, "segment_steps": steps, "outer": "plain", "outer_lr": 1.0}
+    params = read_params(lora_manifest(rounds=60, workers=3, modules={"a": (12, 9)}, **changes))
+    starts = starts_after_cheats(params, 60)
+    assert max(np.abs(array).max() for array in starts[-1].adapter.values()) < 1e4
+
+
+def test_a_job_goes_on_with_all_the_velocity_that_it_takes_over(lora_manifest):
+    """A small learning rate, after another job's large one."""
+    begins = {"round": 3, "within": 40.0, "chain_id": 1, "registry": "0x" + "11" * 20, "job": "1"}
+    params = read_params(lora_manifest(rounds=30, begins=begins, lr=1e-6, modules={"a": (12, 9)}, **NESTEROV))
+    start = start_of_round(read_params(lora_manifest(modules={"a": (12, 9)}, **NESTEROV)), 7, (), 0)
+    full = {name: np.full_like(array, 40.0) for name, array in start.adapter.items()}
+    begun = encode_state(put(full, "base") | put(full, "velocity"))
+    start = start_of_round(params, 7, (), 3, begun)
+    for number in range(4, 12):
+        results = [
+            encode_state(put(start.adapter, "adapter") | (start.outer if hands_on(params, shard) else {}))
+            for shard in range(params.workers)
+        ]
+        start = start_of_round(params, 7, results, number)
+        assert max(np.abs(array).max() for array in start.adapter.values()) <= weight_bound(params, number, 0)
+
+
+def test_a_bound_bounds_where_nothing_moves_for_ever(lora_manifest):
+    """Nothing times infinity would be no number, and none is larger than that."""
+    params = read_params(lora_manifest(lr=0.0, segments=4096, segment_steps=2**20, compression="int8"))
+    assert min(reach(params, 0).delta, largest_averaged(params)) > 0
 
 
 def test_what_training_can_do_is_not_cut(lora_manifest):
@@ -93,7 +126,7 @@ def test_what_training_can_do_is_not_cut(lora_manifest):
     trained = take(list(train(params, 5, params.task_steps, lambda step, name, weight: np.ones(weight.shape),
                               dict(start.adapter)))[-1], "adapter")  # fmt: skip
     trained = {name: trained[name] for name in start.adapter}
-    held = lora_rounds._held(params, 0, start.adapter, trained)
+    held = lora_rounds._held(params, start.adapter, trained)
     assert all(held[name] is trained[name] for name in trained)
     assert all((trained[name] != start.adapter[name]).all() for name in trained)
 

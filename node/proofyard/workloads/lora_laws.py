@@ -90,18 +90,14 @@ class Reach:
 def reach(params: LoraParams, round_number: int) -> Reach:
     """The reach of a round, counted from 0.
 
-    An adapter begins within +-1, or `begins.within`. All steps of a task move a weight by `moved` at most. With
-    compression a delta has also what earlier ones have left out, each of which is sent once: of no number more is left
-    out than the largest one of its block, so all that is left out of an entry is no more than the rounds so far have
-    moved one. What results say beyond that does not count (`lora_rounds`), neither shortening nor a mean makes a
-    delta's entry larger, and Nesterov's outer step is at most outer_lr / (1 - outer_momentum) times the largest.
+    An adapter begins within +-1, or `begins.within`, as its velocity does where there is one. With compression a delta
+    has also what earlier ones have left out, each of which is sent once: of no number more is left out than the largest
+    one of its block, so all that is left out of an entry is no more than the rounds so far have moved one. What results
+    say beyond that does not count (`lora_rounds`), and neither shortening nor a mean makes a delta's entry larger.
     """
-    decay = params.lr * params.weight_decay
-    grown = _power(_growth(params), params.task_steps)
-    pulled = min(1 + grown, params.task_steps * (decay + 2 * U) * grown)
-    moved = params.task_steps * _step(params) * grown
-    rest = 1 - params.outer_momentum * (1 + U)
-    outer = params.outer_lr / rest if rest > 0 else math.inf
+    moved, grown = _moved(params), _power(_growth(params), params.task_steps)
+    pulled = min(1 + grown, params.task_steps * (params.lr * params.weight_decay + 2 * U) * grown)
+    momentum = params.outer_momentum * (1 + U)
 
     def sent(start: float, left_out: float) -> float:
         """Its rounding is relative to the weights."""
@@ -109,10 +105,14 @@ def reach(params: LoraParams, round_number: int) -> Reach:
         return (trained + left_out + 4 * U * start) * (1 + U) * (1 + U) if params.compression else trained
 
     start, left_out = max(1 + U, params.begins.within) if params.begins else 1 + U, 0.0
+    velocity = params.begins.within if params.begins and params.outer == "nesterov" else 0.0
     # flora's adapter begins anew in every round
     for _ in range(0 if params.aggregation == "flora" else round_number - params.begun):
         left_out = sent(start, left_out)
-        start = (start + outer * left_out) * (1 + U)
+        # Small deltas are added to the start in binary32 before they are counted from it.
+        mean = left_out * (1 + U) + U * start if params.compression else left_out
+        velocity = (momentum * velocity + mean) * (1 + U)
+        start = (start + params.outer_lr * (mean + momentum * velocity)) * (1 + U)
         if not math.isfinite(start):
             return Reach(math.inf, math.inf, math.inf)
     return Reach(start, left_out if params.compression else 0.0, sent(start, left_out))
@@ -122,6 +122,25 @@ def weight_bound(params: LoraParams, round_number: int, steps: int) -> float:
     """The largest |weight| of an adapter after `steps` steps of a round, counted from 0; infinite where none is
     known."""
     return (reach(params, round_number).start + steps * _step(params)) * _power(_growth(params), steps)
+
+
+def span(params: LoraParams, start: Array) -> tuple[Array, Array]:
+    """How far all steps of a task move weights from where they `start`, binary64: down and up, at most. Decay draws
+    them towards 0, and past it only where it takes more than all of a weight."""
+    decay, size = params.lr * params.weight_decay, np.abs(start)
+    grown = _power(_growth(params), params.task_steps)
+    most = 1.0 if decay <= 1 else 1 + grown
+    pulled = size * min(most, params.task_steps * decay * grown)
+    around = size * (params.task_steps * 2 * U * grown) + _moved(params)
+    if decay > 1:
+        return around + pulled, around + pulled
+    return around + np.where(start > 0, pulled, 0.0), around + np.where(start < 0, pulled, 0.0)
+
+
+def _moved(params: LoraParams) -> float:
+    """How far all steps of a task move a weight, beside its decay."""
+    step = _step(params)
+    return params.task_steps * step * _power(_growth(params), params.task_steps) if step else 0.0
 
 
 def _step(params: LoraParams) -> float:
