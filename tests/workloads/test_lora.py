@@ -145,7 +145,7 @@ def adapters(manifest, *factors):
     params = read_params(manifest)
     start = initial_adapter(params, manifest.seed)
     rng = np.random.default_rng(0)
-    delta = {name: rng.standard_normal(array.shape).astype(np.float32) for name, array in start.items()}
+    delta = {name: (0.1 * rng.standard_normal(array.shape)).astype(np.float32) for name, array in start.items()}
     results = [{n: (start[n] + f * delta[n]).astype(np.float32) for n in start} for f in factors]
     return start, delta, results_of(start, {n: np.zeros_like(a) for n, a in start.items()}, results)
 
@@ -247,7 +247,7 @@ def test_whatever_the_laws_let_pass_can_be_averaged(lora_manifest, sign, outer_l
 
 def test_results_that_break_the_law_are_refused_where_no_number_comes_out(lora_manifest):
     """Of results that nobody has checked yet: a worker that is given them says why, and computes nothing."""
-    manifest = lora_manifest(outer_lr=10.0)
+    manifest = lora_manifest(outer_lr=10.0, lr=1e6, weight_decay=0.999, segment_steps=64)
     most = {n: np.full(s.shape, 3e38, np.float32) for n, s in adapter_schema(read_params(manifest)).items()}
     zeros = {name: np.zeros_like(array) for name, array in most.items()}
     results = results_of({name: -array for name, array in most.items()}, zeros, [most, most])

@@ -282,5 +282,5 @@ def test_weights_are_bounded_over_rounds_by_what_all_steps_can_do():
         delta = {n: end[n].astype(np.float64) - start[n] for n in end}
         velocity = {n: 0.9 * (velocity[n] if velocity else 0) + delta[n] for n in end}
         weights = {n: (start[n] + delta[n] + 0.9 * velocity[n]).astype(np.float32) for n in end}
-    assert weight_bound(params, 19, 10, 100) < 1e4
-    assert weight_bound(replace(params, lr=1e6, weight_decay=0.5, rounds=3000), 2999, 10, 100) == math.inf
+    assert weight_bound(params, 19, 10) < 1e4
+    assert weight_bound(replace(params, lr=1e6, weight_decay=0.5, rounds=3000), 2999, 10) == math.inf

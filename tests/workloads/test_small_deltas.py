@@ -9,7 +9,7 @@ from proofyard.workloads import lora_tensors
 from proofyard.workloads.compression import delta
 from proofyard.workloads.errors import ManifestRefused, StateRefused
 from proofyard.workloads.lora import WORKLOAD
-from proofyard.workloads.lora_laws import largest_averaged, sent_bound, weight_bound
+from proofyard.workloads.lora_laws import largest_averaged, reach, weight_bound
 from proofyard.workloads.lora_params import read_params
 from proofyard.workloads.lora_rounds import start_of_round
 from proofyard.workloads.lora_tensors import put, take
@@ -186,10 +186,10 @@ def test_a_last_state_that_breaks_a_law_is_refused(job, changes, message):
 
 def test_the_bounds_of_deltas_grow_and_are_found_at_once(lora_manifest):
     params = read_params(lora_manifest(**SMALL | {"rounds": 50_000}))
-    bounds = [sent_bound(params, number, 2000) for number in (0, 1, 2, 10)]
+    bounds = [reach(params, number).delta for number in (0, 1, 2, 10)]
     assert bounds == sorted(bounds) and bounds[0] > 0
-    assert weight_bound(params, 3, 2, 2000) > weight_bound(replace(params, compression=None), 3, 2, 2000)
-    assert sent_bound(params, 49_999, 2000) > 0
+    assert weight_bound(params, 3, 2) > weight_bound(replace(params, compression=None), 3, 2)
+    assert reach(params, 49_999).delta > 0
     assert largest_averaged(params) < largest_averaged(replace(params, compression=None))
 
 

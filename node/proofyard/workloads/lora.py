@@ -19,7 +19,7 @@ from proofyard.protocol.types import Cid, TaskIndex
 from proofyard.workloads.compression import delta
 from proofyard.workloads.errors import InputRefused, StateRefused
 from proofyard.workloads.local_data import LocalData, LocalFile
-from proofyard.workloads.lora_laws import check_finished, check_training
+from proofyard.workloads.lora_laws import check_finished, check_training, reach
 from proofyard.workloads.lora_params import LoraParams, check_manifest, read_params
 from proofyard.workloads.lora_rounds import decode_begins, start_of_round, whole_adapter
 from proofyard.workloads.lora_sets import unsent, whole_rounds
@@ -146,7 +146,8 @@ class LoraWorkload:
             delta.residual_in(params, number, shard, last)
             for (_, number), last in zip(before, inputs.carried, strict=True)
         ]
-        return encode_state(delta.begun(params, round_number, shard, start.outer, left_out))
+        largest = reach(params, round_number).left_out
+        return encode_state(delta.begun(params, round_number, shard, start.outer, left_out, largest))
 
     def check_state(self, manifest: Manifest, task: TaskSpec, number: int, state: bytes) -> None:
         """Schema, finite numbers, the step, and the laws of `lora_laws`."""

@@ -37,7 +37,7 @@ from proofyard.workloads.compression.delta import check_last
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.exact_sums import tree_sum
 from proofyard.workloads.lora_params import LoraParams
-from proofyard.workloads.lora_tensors import STEP, outer_steps, trained_schema
+from proofyard.workloads.lora_tensors import STEP, outer_steps
 from proofyard.workloads.state import Array
 
 U = 2.0**-23
@@ -76,45 +76,81 @@ def moment_bounds(params: LoraParams, steps: int, values: int) -> Bounds:
     )
 
 
-def weight_bound(params: LoraParams, round_number: int, steps: int, values: int) -> float:
-    """The largest |weight| of an adapter after `steps` steps of a round, counted from 0; infinite where none is known.
+@dataclass(frozen=True)
+class Reach:
+    """How far the entries of a round's tensors can be, whatever results say: `start`, the largest |weight| that it
+    starts from, `left_out` of what the rounds before it have trained (0 without compression), and `delta`, the largest
+    entry of a delta that counts. All are infinite where none is known."""
 
-    An adapter begins within +-1, or `begins.within`. The steps of a round move a weight by `moved` at most, and neither
-    shortening nor the mean makes a delta's entry larger; Nesterov's outer step is at most outer_lr /
-    (1 - outer_momentum) times that.
+    start: float
+    left_out: float
+    delta: float
+
+
+def reach(params: LoraParams, round_number: int) -> Reach:
+    """The reach of a round, counted from 0.
+
+    An adapter begins within +-1, or `begins.within`, as its velocity does where there is one. With compression a delta
+    has also what earlier ones have left out, each of which is sent once: of no number more is left out than the largest
+    one of its block, so all that is left out of an entry is no more than the rounds so far have moved one. What results
+    say beyond that does not count (`lora_rounds`), and neither shortening nor a mean makes a delta's entry larger.
     """
-    reach = params.lr * _largest_update(params, moment_bounds(params, params.task_steps, values))
-    decay = params.lr * params.weight_decay
-    growth = max(1.0, abs(1 - decay)) * (1 + U) * (1 + U)
-    rest = 1 - params.outer_momentum * (1 + U)
-    outer = params.outer_lr / rest if rest > 0 else math.inf
-    grown = _power(growth, params.task_steps)
-    pulled = min(1 + grown, params.task_steps * (decay + 2 * U) * grown)
-    largest, sent = _first_weight(params), 0.0
+    moved, grown = _moved(params), _power(_growth(params), params.task_steps)
+    pulled = min(1 + grown, params.task_steps * (params.lr * params.weight_decay + 2 * U) * grown)
+    momentum = params.outer_momentum * (1 + U)
+
+    def sent(start: float, left_out: float) -> float:
+        """Its rounding is relative to the weights."""
+        trained = moved + start * pulled
+        return (trained + left_out + 4 * U * start) * (1 + U) * (1 + U) if params.compression else trained
+
+    start, left_out = max(1 + U, params.begins.within) if params.begins else 1 + U, 0.0
+    velocity = params.begins.within if params.begins and params.outer == "nesterov" else 0.0
     # flora's adapter begins anew in every round
     for _ in range(0 if params.aggregation == "flora" else round_number - params.begun):
-        sent = _sent(params, params.task_steps * reach * grown + largest * pulled, sent, largest)
-        largest = (largest + outer * sent) * (1 + U)
-        if not math.isfinite(largest):
-            return math.inf
-    return (largest + steps * reach) * _power(growth, steps)
+        left_out = sent(start, left_out)
+        # Small deltas are added to the start in binary32 before they are counted from it.
+        mean = left_out * (1 + U) + U * start if params.compression else left_out
+        velocity = (momentum * velocity + mean) * (1 + U)
+        start = (start + params.outer_lr * (mean + momentum * velocity)) * (1 + U)
+        if not math.isfinite(start):
+            return Reach(math.inf, math.inf, math.inf)
+    return Reach(start, left_out if params.compression else 0.0, sent(start, left_out))
 
 
-def _first_weight(params: LoraParams) -> float:
-    return max(1 + U, params.begins.within) if params.begins else 1 + U
+def weight_bound(params: LoraParams, round_number: int, steps: int) -> float:
+    """The largest |weight| of an adapter after `steps` steps of a round, counted from 0; infinite where none is
+    known."""
+    return (reach(params, round_number).start + steps * _step(params)) * _power(_growth(params), steps)
 
 
-def sent_bound(params: LoraParams, round_number: int, values: int) -> float:
-    """With compression the largest number in a round's deltas and in what they leave out: of no number more is left out
-    than the largest one of its block, so each round adds to it no more than its steps move a weight, which is less than
-    twice the largest weight."""
-    largest = weight_bound(params, round_number, params.task_steps, values)
-    return (round_number + 1) * (2 + 4 * U) * largest * _power((1 + U) * (1 + U), round_number + 1)
+def span(params: LoraParams, start: Array) -> tuple[Array, Array]:
+    """How far all steps of a task move weights from where they `start`, binary64: down and up, at most. Decay draws
+    them towards 0, and past it only where it takes more than all of a weight."""
+    decay, size = params.lr * params.weight_decay, np.abs(start)
+    grown = _power(_growth(params), params.task_steps)
+    most = 1.0 if decay <= 1 else 1 + grown
+    pulled = size * min(most, params.task_steps * decay * grown)
+    around = size * (params.task_steps * 2 * U * grown) + _moved(params)
+    if decay > 1:
+        return around + pulled, around + pulled
+    return around + np.where(start > 0, pulled, 0.0), around + np.where(start < 0, pulled, 0.0)
 
 
-def _sent(params: LoraParams, moved: float, left_out: float, largest: float) -> float:
-    """The largest number in a delta, whose rounding is relative to the weights."""
-    return (moved + left_out + 4 * U * largest) * (1 + U) * (1 + U) if params.compression else moved
+def _moved(params: LoraParams) -> float:
+    """How far all steps of a task move a weight, beside its decay."""
+    step = _step(params)
+    return params.task_steps * step * _power(_growth(params), params.task_steps) if step else 0.0
+
+
+def _step(params: LoraParams) -> float:
+    """How far a step moves a weight, beside its decay."""
+    return params.lr * _largest_update(params, moment_bounds(params, params.task_steps, 0))
+
+
+def _growth(params: LoraParams) -> float:
+    """How much larger a step's decay can make a weight."""
+    return max(1.0, abs(1 - params.lr * params.weight_decay)) * (1 + U) * (1 + U)
 
 
 def largest_averaged(params: LoraParams) -> float:
@@ -137,14 +173,13 @@ def check_finished(params: LoraParams, round_number: int, shard: int, tensors: M
     """Raise `StateRefused` for a last state of a task with compression that breaks a law; it has its schema already."""
     if tensors[STEP] != params.steps_of(shard):
         raise StateRefused(f"is {tensors[STEP]} in the last state, expected {params.steps_of(shard)}", STEP)
-    values = sum(spec.count for spec in trained_schema(params, params.rank_of(shard)).values())
-    largest = min(sent_bound(params, round_number, values), largest_averaged(params))
+    largest = min(reach(params, round_number).delta, largest_averaged(params))
     check_last(params, round_number, shard, tensors, largest)
     carried = [name for name in tensors if name.startswith(("base.", "origin."))]
     _check_weights(carried, tensors, largest_averaged(params))
 
 
-def largest_merged(params: LoraParams, module: str, round_number: int, values: int) -> float:
+def largest_merged(params: LoraParams, module: str, round_number: int) -> float:
     """The largest |entry| of a layer's merged factors in a round, counted from 0.
 
     With L the largest weight so far, a product B A, or (B - mean B)(A - mean A), is at most 4 rank L^2 sqrt(out in) in
@@ -154,7 +189,7 @@ def largest_merged(params: LoraParams, module: str, round_number: int, values: i
     begun = params.begins.within if params.begins else 0.0
     if round_number == params.begun:
         return begun
-    largest = weight_bound(params, round_number, params.task_steps, values)
+    largest = weight_bound(params, round_number, params.task_steps)
     spread = math.sqrt(float(math.prod(params.modules[module])))
     root = 2 * largest * math.sqrt(4 * params.rank * (round_number - params.begun))
     root += 2 * begun * math.sqrt(params.merged_rank_of(module))
@@ -169,7 +204,7 @@ def check_training(params: LoraParams, round_number: int, number: int, tensors: 
     names = sorted(name.removeprefix("adapter.") for name in tensors if name.startswith("adapter."))
     carries = f"base.{names[0]}" in tensors
     values = sum(tensors[f"adapter.{name}"].size for name in names)
-    _check_kept(params, round_number, tensors, values)
+    _check_kept(params, round_number, tensors)
     if number == 0:
         _check_no_moments(names, tensors)
         if carries:
@@ -181,10 +216,10 @@ def check_training(params: LoraParams, round_number: int, number: int, tensors: 
     _check_moments(names, tensors, moment_bounds(params, steps, values))
     if params.lr > 0 and params.averages_a and not any(tensors[f"adapter.{name}"].any() for name in names):
         raise StateRefused("the adapter is zero: no gradient reaches it, and no training ends there")
-    largest = weight_bound(params, round_number, steps, values)
+    largest = weight_bound(params, round_number, steps)
     _check_weights([f"adapter.{name}" for name in names], tensors, min(largest, largest_averaged(params)))
     if carries:
-        largest = weight_bound(params, round_number, 0, values)
+        largest = weight_bound(params, round_number, 0)
         _check_weights([f"base.{name}" for name in names], tensors, min(largest, largest_averaged(params)))
 
 
@@ -252,14 +287,14 @@ def _power(base: float, exponent: int) -> float:
     return power
 
 
-def _check_kept(params: LoraParams, round_number: int, tensors: Mapping[str, Array], values: int) -> None:
+def _check_kept(params: LoraParams, round_number: int, tensors: Mapping[str, Array]) -> None:
     """What stands beside the trained factors: no larger than the rounds so far can have made it."""
     for name in sorted(tensors):
         group, _, rest = name.partition(".")
         if group == "merged":
-            _check_weights([name], tensors, largest_merged(params, rest.rpartition(".")[0], round_number, values))
+            _check_weights([name], tensors, largest_merged(params, rest.rpartition(".")[0], round_number))
         elif group == "rest":
-            largest = weight_bound(params, round_number, 0, values) if round_number else 0.0
+            largest = weight_bound(params, round_number, 0) if round_number else 0.0
             _check_weights([name], tensors, min(largest, largest_averaged(params)))
 
 

@@ -27,6 +27,7 @@ from proofyard.workloads.aggregation.robust import Rule, aggregate, weigh
 from proofyard.workloads.aggregation.vectors import Change
 from proofyard.workloads.compression import delta
 from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.lora_laws import span
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.lora_sets import Said, in_order, newest
 from proofyard.workloads.lora_tensors import (
@@ -238,7 +239,8 @@ def _round(
     number, last = round_number - 1, results[-params.workers :]
     if not params.compression:
         tensors = [decode_state(result, schema=result_schema(params, shard)) for shard, result in enumerate(last)]
-        return _carried(tensors[0]), [take(each, "adapter") for each in tensors]
+        start = _carried(tensors[0])
+        return start, [_held(params, start.adapter, take(each, "adapter")) for each in tensors]
     tensors = [
         decode_state(result, schema=delta.result_schema(params, number, shard)) for shard, result in enumerate(last)
     ]
@@ -293,9 +295,24 @@ def _taken(
             trained.append(delta.trained(params, its_round, shard, base, tensors))
         else:
             base = take(tensors, "base")
-            trained.append(take(tensors, "adapter"))
+            trained.append(_held(params, base, take(tensors, "adapter")))
         origins.append(Origin(shard, base, scale))
     return before, trained, origins
+
+
+def _held(params: LoraParams, base: Tensors, trained: dict[str, Array]) -> dict[str, Array]:
+    """What a shard has trained from `base`, no entry farther from it than a task's steps can move one: what was
+    computed changes in no bit. A result has its laws, but those do not know where its task began, and
+    what it brings in beyond that would be a start for the next round from which nobody may train. Entries that are cut
+    are binary64. Small deltas are within that as they are (`lora_laws.check_finished`)."""
+    held = {}
+    for name, array in trained.items():
+        start = base[name][tuple(map(slice, array.shape))].astype(np.float64)
+        down, up = span(params, start)
+        moved = array.astype(np.float64) - start
+        within = ((moved >= -down) & (moved <= up)).all()
+        held[name] = array if within else start + np.clip(moved, -down, up)
+    return held
 
 
 def _carried(tensors: Tensors) -> Start:

@@ -62,16 +62,19 @@ def result_schema(params: LoraParams, round_number: int, shard: int) -> Schema:
     return {**outer, DELTA: _delta_spec(params, round_number, shard), LAST: named}
 
 
-def begun(params: LoraParams, round_number: int, shard: int, outer: Tensors, left_out: Sequence[Array]) -> Tensors:
+def begun(
+    params: LoraParams, round_number: int, shard: int, outer: Tensors, left_out: Sequence[Array], largest: float
+) -> Tensors:
     """The first state of a task; `outer`: what its round starts from, `left_out`: what the shard has not sent yet, one
-    vector for each of its tasks that left something out."""
+    vector for each of its tasks that left something out. More than `largest` cannot have been left out of an entry, and
+    does not count."""
     state = first_state(params, shard, outer)
     if not carries_outer(params, round_number, shard):
         state = {name: array for name, array in state.items() if name not in outer}
     total = np.zeros(_count(params, shard), np.float64)
     for each in left_out:
         total += each
-    lacking = total.astype(np.float32)
+    lacking = np.clip(total, -largest, largest).astype(np.float32)
     start = take(state, "adapter")
     origin = {name: start[name] - part for name, part in _tensors(params, shard, lacking).items()}
     return state | put(origin, ORIGIN)
