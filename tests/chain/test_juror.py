@@ -190,3 +190,26 @@ async def test_a_second_process_is_started_only_while_the_first_one_computes(
         own.busy = busy
         await spare.run_segment(UNUSED, UNUSED, 0, b"", UNUSED)
     assert used == ["first", "second", "closed"]
+
+
+async def test_a_sealed_vote_that_went_with_a_block_is_sealed_again(
+    deploy: Any, judged: list[Any], tmp_path: Path
+) -> None:
+    network = deploy(PATIENT)
+    world, nodes = World.build(network, verifiers=1, nodes=7), Nodes(network, tmp_path)
+    job = world.open_job(network.owner(1300), tasks=7)
+    _, _, challenge = world.disputed(job, network.owner(50))
+    network.anvil.mine(3)
+    jury = Court(world.chain).draw_jury(challenge)
+    before = network.anvil._request("evm_snapshot", [])
+    watch = nodes.juror(world.node_of(jury[0]))
+    await served(watch, lambda: _sealed(world, challenge) == 1)
+    await watch.look()
+    await watch._duties.settle()
+    network.anvil._request("evm_revert", [before])
+    network.anvil.mine(2)
+    assert _sealed(world, challenge) == 0
+    seconds = world.chain.params().court.vote_time // 2
+    network.anvil._request("evm_increaseTime", [seconds])
+    network.anvil.mine(1)
+    await served(watch, lambda: _sealed(world, challenge) == 1)

@@ -225,8 +225,7 @@ class Agent:
         verifier, work = connection.peer, Work(connection.peer, offer)
         if not self._has_joined(connection):
             return Ack(False, f"{verifier} is not a verifier this node has joined")
-        known = self._accepted.get(work.key)
-        if known is not None and not known.cancelled:
+        while (known := self._accepted.get(work.key)) is not None and not known.cancelled:
             assert isinstance(known.offer, AuditOffer)
             if same_question(known.offer, offer):
                 return Ack()
@@ -520,12 +519,13 @@ class Agent:
         """Have what the work of one lane needs on this disk, one after the other."""
         while True:
             work = await lane.get()
-            if not work.cancelled and await self._attempt(work, self._gather(work)):
-                work.ready = work.waits is None
-                if work.ready:
-                    self._enqueue(work)
-            else:
+            gathered = not work.cancelled and await self._attempt(work, self._gather(work))
+            if work.cancelled or not gathered:
                 self._drop(work)
+                continue
+            work.ready = work.waits is None
+            if work.ready:
+                self._enqueue(work)
 
     async def _work(self, work: Work) -> None:
         if work.cancelled:
@@ -827,6 +827,8 @@ class Agent:
         start = asyncio.get_running_loop().time()
         opening = await self._answer(work, offer, manifest, before, inputs)
         self._agenda.took(offer, asyncio.get_running_loop().time() - start)
+        if work.cancelled:
+            raise TaskStopped("it is no longer wanted")
         place = (offer.batch, offer.job, offer.task.index, offer.segment)
         opening = msgspec.structs.replace(opening, signature=self._signed_seal(place, offer.seed, opening))
         self._journal.seal(work.verifier, offer, opening, time.time())
@@ -949,6 +951,7 @@ class Agent:
         place = (offer.batch, offer.job, offer.task.index, offer.segment)
         seal = seal_of(opening.opening(), self._wallet.address)
         name = Work(verifier, offer).name
+        parcel = f"{name}, drawn by {offer.seed.hex()[:8]}"
 
         def taken(answer: Ack) -> None:
             self._journal.submitted(verifier, offer)
@@ -960,7 +963,7 @@ class Agent:
         over = partial(asyncio.to_thread, self._batch_over, offer.batch)
         self._courier.send(
             verifier,
-            Parcel(name, SEALS, SubmitSeal(*place, offer.seed, seal, opening.signature), taken, given_up, over),
+            Parcel(parcel, SEALS, SubmitSeal(*place, offer.seed, seal, opening.signature), taken, given_up, over),
         )
 
     def _commits_over(self, job: JobId) -> str:

@@ -336,14 +336,19 @@ class Journal:
         """Keep the answer before its seal leaves the machine, at `now` (Unix seconds)."""
         key = _key(verifier, offer)
         row = self._one(f"select offer from node_audit where {SEAL}", *key)
-        if row:
-            again = "" if same_question(decode(row[0], AuditOffer), offer) else ", submitted = 0, opened = 0"
-            changes = f"offer = ?, opening = ?, sealed_at = ?{again}"
-            self._write(f"update node_audit set {changes} where {SEAL}", encode(offer), encode(opening), now, *key)
+        if not row:
+            self.accept_audit(verifier, offer)
+        again = "" if row and same_question(decode(row[0], AuditOffer), offer) else ", submitted = 0, opened = 0"
+        changes = f"offer = ?, opening = ?, sealed_at = ?{again}"
+        self._write(f"update node_audit set {changes} where {SEAL}", encode(offer), encode(opening), now, *key)
 
     def submitted(self, verifier: Address, offer: AuditOffer) -> None:
-        """The verifier has taken the seal, or wants none any more."""
-        self._write(f"update node_audit set submitted = 1 where {SEAL}", *_key(verifier, offer))
+        """The verifier has taken the seal, or wants none any more; what was sealed for another draw since is waited
+        for."""
+        key = _key(verifier, offer)
+        row = self._one(f"select offer from node_audit where {SEAL}", *key)
+        if row and same_question(decode(row[0], AuditOffer), offer):
+            self._write(f"update node_audit set submitted = 1 where {SEAL}", *key)
 
     def drop_audit(self, verifier: Address, offer: AuditOffer) -> None:
         """An audit was given back unsealed."""

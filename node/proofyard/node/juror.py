@@ -27,6 +27,8 @@ PATIENCE = 0.4
 """Part of the voting time that is left in which a worker must deliver a state: twice that, for a segment has two."""
 TURN_S = 5
 """Chain seconds between the jurors' turns at moving a challenge on, so that not all of them send the same."""
+LOOK_AGAIN = 0.25
+"""Part of the voting time that is left after which a juror looks whether its vote is still on chain."""
 STAND_IN = 0.25
 """Part of the voting time after which the next of an owner's nodes stands in; the last has the time that is left."""
 MAX_RANK = 2
@@ -62,12 +64,13 @@ class Juror:
         self._executor = executor
         self._folder = folder
         self._duties = duties
-        self._sealed: set[tuple[ChallengeId, int]] = set()
+        self._sealed: dict[tuple[ChallengeId, int], float] = {}
+        """Votes that are on chain, and when to look whether they still are: a block may go, and its vote with it."""
 
     async def consider(self, record: ChallengeRecord, now: int) -> None:
         """Begin with whatever is due on a challenge at chain time `now`."""
         key = ("jury duty on challenge", record.id)
-        waits = record.phase == Phase.VERDICT or (record.id, record.draw_block) in self._sealed
+        waits = record.phase == Phase.VERDICT or now < self._sealed.get((record.id, record.draw_block), 0.0)
         # Not worth the requests to look closer while a verdict or a sealed vote only waits.
         if self._duties.busy(key) or record.phase not in (Phase.VOTE, Phase.VERDICT) or (waits and now < record.until):
             return
@@ -83,11 +86,11 @@ class Juror:
             if now >= challenge.until + turn:
                 await asyncio.to_thread(self._court.resolve, challenge.id)
         elif now < challenge.until:
-            if seat.committed:
-                self._sealed.add((challenge.id, challenge.draw_block))
-            elif now >= self._turn_to_vote(seat):
+            if not seat.committed:
+                if now < self._turn_to_vote(seat):
+                    return
                 await self._vote(seat)
-                self._sealed.add((challenge.id, challenge.draw_block))
+            self._sealed[challenge.id, challenge.draw_block] = now + (challenge.until - now) * LOOK_AGAIN
         elif now < seat.reveal_ends:
             if seat.own and not seat.revealed:
                 await self._open(seat)

@@ -95,9 +95,11 @@ class Offers:
         """The manifest of an audit whose seed, task and state are those of the batch. Raises as `check_task` does."""
         await self._job(offer)
         await self.check_leader(verifier, offer.batch, LEADER_FRESH_S)
-        drawn = await self._read_once("seed", self._chain.seed, offer.batch)
-        if drawn is None or drawn.seed != offer.seed:
-            self._reads.drop(("seed", offer.batch))
+        for fresh_s in (FRESH_S, 0.0):  # a reorganisation draws a batch anew
+            drawn = await self._read_once("seed", self._chain.seed, offer.batch, fresh_s)
+            if drawn is not None and drawn.seed == offer.seed:
+                break
+        else:
             raise OfferRefused("seed", f"is not the one that was drawn for batch {offer.batch}")
         manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
         await self._check_spec(verifier, offer, manifest)

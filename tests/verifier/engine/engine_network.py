@@ -659,7 +659,7 @@ class Network:
 
     def _do_WeighAnswers(self, effect: effects.WeighAnswers) -> None:
         answers = tuple((auditor, decode(raw, SealOpened).after) for auditor, raw in effect.openings)
-        self.later(events.AnswersWeighed(effect.batch, effect.place, answers))
+        self.later(events.AnswersWeighed(effect.batch, effect.place, effect.seed, answers))
 
     def _do_Pack(self, effect: effects.Pack) -> None:
         self.later(events.Packed(effect.job, raw_cid(repr(("package", effect.job)).encode())))

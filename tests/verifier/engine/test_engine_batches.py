@@ -20,12 +20,24 @@ from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.mark import UNOPENED
 from proofyard.protocol.members import Member, decode_members, encode_members, members_root
 from proofyard.protocol.messages import SubmitCommitment
+from proofyard.protocol.seal import Opening, seal_of
 from proofyard.protocol.settlement import FaultReason, Line, OperatorId
-from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
 from proofyard.verifier.engine.batches import DEEP_BLOCKS, FORGET_S, MAX_LINES
-from proofyard.verifier.engine.effects import AskMarks, CommitBatch, Draw, Effect, LookAtResult, OfferAudits, Settle
+from proofyard.verifier.engine.effects import (
+    AskMarks,
+    CommitBatch,
+    Draw,
+    Effect,
+    LookAtResult,
+    OfferAudits,
+    Settle,
+    WeighAnswers,
+)
 from proofyard.verifier.engine.events import (
     Adopted,
+    AnswersWeighed,
+    AuditSealed,
     ChainEvent,
     Drawn,
     DrawnSegment,
@@ -39,6 +51,7 @@ from proofyard.verifier.engine.events import (
     RecordSettled,
     ResultLooked,
     RolledBack,
+    SealAnswered,
     Signed,
     StateLooked,
     Tick,
@@ -700,3 +713,32 @@ def test_a_jobs_batches_are_found_by_its_number() -> None:
     assert rows.batches_of == {1: [first], 2: [first, second], 3: [second]}
     rows.delete(first)
     assert rows.batches_of == {2: [second], 3: [second]}
+
+
+def test_what_was_weighed_for_a_draw_that_is_gone_says_nothing_of_this_one() -> None:
+
+    here, batch = taken_over()
+    place, auditors = (JOB, TaskIndex(0), SegmentIndex(0)), (address(2), address(3))
+    plan = DrawnSegment(place, auditors, 2, ZERO, WORKER, weigh=True, workload="lora")
+
+    def answered(seed: Digest) -> None:
+        here.tell(Drawn(batch.id, here.engine.world.forks, seed, (plan,), b"", 0, batch.commit_block, START, START))
+        here.tell(StateLooked(batch.id, place))
+        openings = {a: Opening(ZERO, Digest(seed[:31] + a.encode()[-1:]), "", bytes(32)) for a in auditors}
+        for a, opening in openings.items():
+            here.tell(AuditSealed(a, BatchId(7), place, seed, seal_of(opening, a), Signature(bytes(65))))
+        for a, opening in openings.items():
+            here.tell(SealAnswered(a, BatchId(7), place, opening))
+
+    answered(Digest(b"a" * 32))
+    (first,) = [each for each in here.wanted if isinstance(each, WeighAnswers)]
+    # The draw's block is another one: the chain stores another seed.
+    here.tell(RolledBack(10))
+    assert batch.state == BatchState.COMMITTED
+    answered(Digest(b"b" * 32))
+    weighs = [each for each in here.wanted if isinstance(each, WeighAnswers)]
+    # The first one ends now, and found both to have copied: it looked at the seed of today.
+    here.tell(AnswersWeighed(batch.id, place, first.seed, tuple((a, ZERO) for a in auditors), frozenset(auditors)))
+    seats = here.engine.world.rows.seats[batch.id, place].values()
+    assert [each.seed[:1] for each in weighs] == [b"a", b"b"], "the new answers are weighed"
+    assert not any(s.copied for s in seats)

@@ -227,14 +227,15 @@ async def weigh_answers(context: Context, effect: effects.WeighAnswers) -> None:
     try:
         workload = context.workload(case.manifest)
         if is_exact(workload, case.manifest):
-            copied = await _copied(context, case, openings)
+            copied = await _copied(context, case, effect.seed, openings)
         else:
             earlier = _distinct_answers(context, effect)
             answers = await counted_answers(context, cast(InexactWorkload, workload), case, answers, earlier)
     except NotDelivered as error:
-        context.runner.post(AnswersWeighed(effect.batch, effect.place, (), withheld=str(error)))
+        context.runner.post(AnswersWeighed(effect.batch, effect.place, effect.seed, (), withheld=str(error)))
         return
-    context.runner.post(AnswersWeighed(effect.batch, effect.place, tuple(answers.items()), frozenset(copied)))
+    counted = tuple(answers.items())
+    context.runner.post(AnswersWeighed(effect.batch, effect.place, effect.seed, counted, frozenset(copied)))
 
 
 def _distinct_answers(context: Context, effect: effects.WeighAnswers) -> dict[Digest, Address]:
@@ -244,10 +245,9 @@ def _distinct_answers(context: Context, effect: effects.WeighAnswers) -> dict[Di
     return {seat.answer: seat.auditor for seat in opened if seat.answer == decode(seat.opening, SealOpened).after}
 
 
-async def _copied(context: Context, case: Case, openings: Mapping[Address, SealOpened]) -> set[Address]:
+async def _copied(context: Context, case: Case, seed: Digest, openings: Mapping[Address, SealOpened]) -> set[Address]:
     """Those who have not executed: their keyed digests are held against the state's bytes. A state that nobody delivers
     cannot tell."""
-    seed = await context.seed_of(case.batch)
     if not keyed_is_checked(seed, case.leaf, case.segment):
         return set()
     copied: set[Address] = set()

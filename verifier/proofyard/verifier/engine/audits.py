@@ -198,7 +198,7 @@ def end(world: World, batch: Batch) -> None:
     """Nothing of a batch is audited any more."""
     memory = world.memory(Memory)
     for segment in world.rows.segments_of.get(batch.id, ()):
-        _forget(memory, (batch.id, place_of(segment)), segment)
+        _forget(world, memory, (batch.id, place_of(segment)), segment)
     memory.undecided.pop(batch.id, None)
 
 
@@ -232,8 +232,10 @@ def effect_failed(world: World, event: EffectFailed, now: Now) -> None:
     if event.key[0] == "LookAtState":
         state_looked(world, StateLooked(event.key[1], event.key[2]), now)  # type: ignore[arg-type]
     elif event.key[0] == "WeighAnswers":
-        _, batch, place, auditors = event.key
+        _, batch, place, seed, auditors = event.key
         segment = world.rows.segments.get((batch, place))  # type: ignore[arg-type]
+        if segment is not None and world.rows.batches[segment.batch].seed != seed:
+            return
         round_ = None if segment is None else world.memory(Memory).rounds.pop((segment.batch, place_of(segment)), None)
         if segment is None:
             return
@@ -346,10 +348,12 @@ def opened(world: World, event: SealAnswered, now: Now) -> None:
 def weighed(world: World, event: AnswersWeighed, now: Now) -> None:
     segment, memory = world.rows.segments.get((event.batch, event.place)), world.memory(Memory)
     at = (event.batch, event.place)
-    round_ = memory.rounds.pop(at, None)
-    if segment is None or round_ is None:
+    if segment is None or world.rows.batches[segment.batch].seed != event.seed:
         return
-    world.done(_weigh(at, round_).key)
+    round_ = memory.rounds.pop(at, None)
+    if round_ is None:
+        return
+    world.done(_weigh(world, at, round_).key)
     if segment.verdict != Verdict.PENDING:
         return
     if event.withheld:
@@ -517,7 +521,7 @@ def _close_round(world: World, memory: Memory, at: At, segment: Segment, now: No
         memory.dirty[at] = None
         return
     if segment.weigh:
-        world.want(_weigh(at, round_))
+        world.want(_weigh(world, at, round_))
         return
     del memory.rounds[at]
     for auditor, opening in round_.opened.items():
@@ -525,8 +529,9 @@ def _close_round(world: World, memory: Memory, at: At, segment: Segment, now: No
     memory.dirty[at] = None
 
 
-def _weigh(at: At, round_: _Round) -> WeighAnswers:
-    return WeighAnswers(*at, openings=tuple((auditor, encode(opening)) for auditor, opening in round_.opened.items()))
+def _weigh(world: World, at: At, round_: _Round) -> WeighAnswers:
+    openings = tuple((auditor, encode(opening)) for auditor, opening in round_.opened.items())
+    return WeighAnswers(*at, seed=world.rows.batches[at[0]].seed, openings=openings)
 
 
 def _raw(opening: Opening) -> SealOpened:
@@ -578,7 +583,7 @@ def _refuse(world: World, segment: Segment, kind: int, reason: str, now: Now) ->
 def _decided(world: World, segment: Segment, now: Now) -> None:
     world.rows.touch(segment)
     memory = world.memory(Memory)
-    _forget(memory, (segment.batch, place_of(segment)), segment)
+    _forget(world, memory, (segment.batch, place_of(segment)), segment)
     memory.undecided[segment.batch] -= 1
     batches.judged_maybe(world, world.rows.batches[segment.batch], now)
 
@@ -603,12 +608,14 @@ def _take_up(world: World, memory: Memory, segment: Segment, now: Now) -> None:
         world.want(LookAtState(*at))
 
 
-def _forget(memory: Memory, at: At, segment: Segment) -> None:
+def _forget(world: World, memory: Memory, at: At, segment: Segment) -> None:
     """A decided segment waits for nobody; who still works on it has no room until it says so or its lease is over."""
     for auditor in segment.auditors:
         memory.listed[auditor].discard(at)
         memory.queued[auditor].pop(at, None)
-    memory.rounds.pop(at, None)
+    round_ = memory.rounds.pop(at, None)
+    if round_ is not None:
+        world.done(_weigh(world, at, round_).key)
     memory.dirty.pop(at, None)
 
 

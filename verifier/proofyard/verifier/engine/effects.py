@@ -116,17 +116,18 @@ class AskMarks(Effect):
 
 @dataclass(frozen=True, slots=True)
 class WeighAnswers(Effect):
-    """Only where bytes are needed: the drawn share of keyed digests, and workloads that are not exact. Answer:
-    AnswersWeighed."""
+    """Only where bytes are needed: the drawn share of keyed digests, and workloads that are not exact. `seed`: of the
+    draw that is answered. Answer: AnswersWeighed."""
 
     batch: int
     place: Place
+    seed: Digest
     openings: tuple[tuple[Address, bytes], ...]
     """Each auditor's `SealOpened`, msgpack as it came."""
 
     @property
     def key(self) -> tuple[object, ...]:
-        return _key(self, self.batch, self.place, tuple(auditor for auditor, _ in self.openings))
+        return _key(self, self.batch, self.place, self.seed, tuple(auditor for auditor, _ in self.openings))
 
 
 @dataclass(frozen=True, slots=True)

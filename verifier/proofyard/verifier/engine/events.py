@@ -326,10 +326,12 @@ class ResultLooked:
 
 @dataclass(frozen=True, slots=True)
 class AnswersWeighed:
-    """Opened answers of a segment as they count: an inexact workload's likeness, and who has a wrong keyed digest."""
+    """Opened answers of a segment, to the draw with this seed, as they count: an inexact workload's likeness, and who
+    has a wrong keyed digest."""
 
     batch: int
     place: Place
+    seed: Digest
     answers: tuple[tuple[Address, Digest], ...]
     copied: frozenset[Address] = frozenset()
     withheld: str = ""

@@ -1,0 +1,123 @@
+"""A batch that is drawn anew after a reorganisation, while its first draw's audits are on their way through a node."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+from stand_ins import SEED, VERIFIER
+from test_audits import AFTER, SECOND, TASK, Bench
+
+from proofyard.chain import Drawn
+from proofyard.node.work import Work
+from proofyard.protocol.messages import AuditOffer, OpenSeal
+from proofyard.protocol.seal import seal_of
+from proofyard.protocol.types import BatchId, Digest, JobId, SegmentIndex
+
+OLD = Digest(b"o" * 32)
+REQUEST = OpenSeal(BatchId(3), JobId(1), TASK.index, SegmentIndex(1))
+PEER: Any = SimpleNamespace(peer=VERIFIER.address)
+
+
+async def until(found: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not found():
+            await asyncio.sleep(0.01)
+
+
+def drawn_first(bench: Bench) -> tuple[AuditOffer, AuditOffer]:
+    """The offers of a batch that is drawn with `OLD` so far, and of that which `draw_anew` makes."""
+    anew = bench.offer(SECOND)
+    bench.chain.seed = lambda _: Drawn(OLD, 10)  # type: ignore[method-assign]
+    return msgspec.structs.replace(anew, seed=OLD), anew
+
+
+def draw_anew(bench: Bench) -> None:
+    bench.chain.seed = lambda _: Drawn(SEED, 10)  # type: ignore[method-assign]
+
+
+async def test_a_new_seal_is_not_lost_behind_the_old_one(tmp_path: Path) -> None:
+    """The verifier is deaf while the old seal waits; it hears again after the reorganisation and offers anew."""
+    bench = Bench(tmp_path, AFTER)
+    old, anew = drawn_first(bench)
+    bench.links.deaf.add(VERIFIER.address)
+    runs = asyncio.create_task(bench.agent.run())
+    assert (await bench.agent.offer_audit(PEER, old, None)).proceed
+    await until(lambda: bench.links.seals)
+    draw_anew(bench)
+    assert (await bench.agent.offer_audit(PEER, anew, None)).proceed
+    await until(lambda: bench.executed == 2 and not bench.agent._accepted)
+    bench.links.deaf.clear()
+    await until(lambda: any(seal.seed == SEED for seal in bench.links.seals))
+    runs.cancel()
+
+
+async def test_an_answer_to_the_old_seal_does_not_close_the_new_one(tmp_path: Path) -> None:
+    """Restart between: the old seal's answer must not mark the new one as delivered."""
+    bench = Bench(tmp_path, AFTER)
+    anew = bench.offer(SECOND)
+    old = msgspec.structs.replace(anew, seed=OLD)
+    assert await bench.audit(SECOND) is not None
+    bench.journal.submitted(VERIFIER.address, old)
+    assert [o.seed for _, o, _ in bench.journal.open_audits()] == [SEED]
+
+
+async def test_an_offer_anew_while_the_old_one_is_prepared(tmp_path: Path) -> None:
+    """What is sent can be opened."""
+    bench = Bench(tmp_path, AFTER)
+    old, anew = drawn_first(bench)
+    plain, go = bench.agent._gather, asyncio.Event()
+
+    gathering: list[Work] = []
+
+    async def gather(work: Work) -> None:
+        await plain(work)
+        gathering.append(work)
+        await go.wait()
+
+    bench.agent._gather = gather  # type: ignore[method-assign]
+    runs = asyncio.create_task(bench.agent.run())
+    assert (await bench.agent.offer_audit(PEER, old, None)).proceed
+    await until(lambda: gathering)
+    draw_anew(bench)
+    assert (await bench.agent.offer_audit(PEER, anew, None)).proceed
+    go.set()
+    await until(lambda: bench.links.seals)
+    runs.cancel()
+    (seal,) = bench.links.seals
+    opening = bench.journal.opening(VERIFIER.address, REQUEST)
+    assert opening is not None and seal_of(opening.opening(), bench.wallet.address) == seal.seal
+
+
+async def test_two_offers_anew_while_the_old_one_is_stopped(tmp_path: Path) -> None:
+    """The executor takes a moment to take the stop; the verifier offers again meanwhile."""
+    bench = Bench(tmp_path, AFTER)
+    old, anew = drawn_first(bench)
+    free = asyncio.Event()
+
+    async def run_segment(*_: Any, **__: Any) -> bytes:
+        bench.executed += 1
+        if bench.executed == 1:
+            await free.wait()
+        return AFTER
+
+    async def stop() -> None:
+        await asyncio.sleep(0.1)
+
+    bench.run_segment = run_segment  # type: ignore[method-assign]
+    bench.stop = stop  # type: ignore[attr-defined]
+    runs = asyncio.create_task(bench.agent.run())
+    assert (await bench.agent.offer_audit(PEER, old, None)).proceed
+    await until(lambda: bench.executed == 1)
+    draw_anew(bench)
+    await asyncio.gather(*(bench.agent.offer_audit(PEER, anew, None) for _ in range(2)))
+    free.set()
+    await until(lambda: bench.links.seals and not bench.agent._accepted)
+    runs.cancel()
+    opening = bench.journal.opening(VERIFIER.address, REQUEST)
+    assert opening is not None and bench.executed == 2
+    assert [(each.seed, each.seal) for each in bench.links.seals] == [
+        (SEED, seal_of(opening.opening(), bench.wallet.address))
+    ]
