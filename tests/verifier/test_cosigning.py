@@ -221,6 +221,17 @@ async def test_an_answer_that_its_auditor_did_not_sign_counts_for_nobody(court: 
     assert hiding.peer in record.audits[0].absent and record.faults == ()
 
 
+async def test_an_answer_to_a_draw_that_is_gone_is_nobodys_answer_to_this_one(court: Callable[..., Court]) -> None:
+    """A reorganisation drew the batch anew, and the auditor, away meanwhile, still shows what it had sealed before."""
+    here = court(honest, honest, honest, honest, lease_s=1.0)
+    away = here.auditors[0]
+    away.hides, seal = True, away._seal
+    away._seal = lambda offer: seal(replaced(offer, seed=Digest(bytes(32))))  # type: ignore[method-assign]
+    await here.commit({0: (RIGHT, True)}, first=0)
+    record = await here.judge()
+    assert away.peer in record.audits[0].absent and record.faults == ()
+
+
 async def test_two_of_three_votes_accuse_nobody(court: Callable[..., Court]) -> None:
     here = court(accuser, accuser, honest, honest)
     await here.commit({0: (RIGHT, True)}, first=0)
