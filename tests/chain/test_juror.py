@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from world import CREDIT, Network, World
 
 from proofyard.chain import ChallengeId, Court, CourtParams, Params, Phase, Wallet
+from proofyard.disputes import voting
 from proofyard.disputes.judging import Finding
 from proofyard.node import clerk as clerk_module
 from proofyard.node import juror as jury_duty
@@ -192,24 +194,49 @@ async def test_a_second_process_is_started_only_while_the_first_one_computes(
     assert used == ["first", "second", "closed"]
 
 
-async def test_a_sealed_vote_that_went_with_a_block_is_sealed_again(
-    deploy: Any, judged: list[Any], tmp_path: Path
-) -> None:
+async def on_a_jury(deploy: Any, tmp_path: Path) -> tuple[Any, World, Any, ChallengeId]:
+    """A network, and who watches for its first juror, whose time to vote has begun."""
     network = deploy(PATIENT)
     world, nodes = World.build(network, verifiers=1, nodes=7), Nodes(network, tmp_path)
     job = world.open_job(network.owner(1300), tasks=7)
     _, _, challenge = world.disputed(job, network.owner(50))
     network.anvil.mine(3)
     jury = Court(world.chain).draw_jury(challenge)
+    return network, world, nodes.juror(world.node_of(jury[0])), challenge
+
+
+async def test_a_sealed_vote_that_went_with_its_block_is_sealed_again_as_it_was(
+    deploy: Any, judged: list[Any], tmp_path: Path
+) -> None:
+    network, world, watch, challenge = await on_a_jury(deploy, tmp_path)
     before = network.anvil._request("evm_snapshot", [])
-    watch = nodes.juror(world.node_of(jury[0]))
     await served(watch, lambda: _sealed(world, challenge) == 1)
     await watch.look()
     await watch._duties.settle()
     network.anvil._request("evm_revert", [before])
     network.anvil.mine(2)
     assert _sealed(world, challenge) == 0
-    seconds = world.chain.params().court.vote_time // 2
-    network.anvil._request("evm_increaseTime", [seconds])
+    network.anvil._request("evm_increaseTime", [world.chain.params().court.vote_time // 2])
     network.anvil.mine(1)
     await served(watch, lambda: _sealed(world, challenge) == 1)
+    assert len(judged) == 1, "the first vote may come back, and opens with what was found then alone"
+
+
+async def test_an_endpoint_that_is_a_block_behind_has_no_vote_found_anew(
+    deploy: Any, judged: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    network, world, watch, challenge = await on_a_jury(deploy, tmp_path)
+    await served(watch, lambda: _sealed(world, challenge) == 1)
+    await watch.look()
+    await watch._duties.settle()
+    plain, looks = voting.seat_of, []
+
+    def seat_of(chain: Any, record: Any) -> Any:
+        looks.append(plain(chain, record))
+        return replace(looks[-1], committed=False, own=False)
+
+    monkeypatch.setattr(voting, "seat_of", seat_of)
+    network.anvil._request("evm_increaseTime", [world.chain.params().court.vote_time // 2])
+    network.anvil.mine(1)
+    await served(watch, lambda: looks)
+    assert len(judged) == 1 and _sealed(world, challenge) == 1

@@ -36,7 +36,7 @@ def test_a_juror_opens_what_it_sealed_from_its_disk_or_after_looking_again(deplo
         seat = seat_of(client, record)
         assert seat is not None
         assert (seat.number, seat.committed, seat.revealed) == (number, False, False)
-        commit(client, seat, found(number == 0, record.claimed), tmp_path / str(number))
+        commit(client, seat, ballot_of(found(number == 0, record.claimed)), tmp_path / str(number))
     again = network.client(Wallet(keys[0].account))
     with pytest.raises(TooEarly):
         reveal(again, seat_of(again, record), tmp_path / "0")  # type: ignore[arg-type]

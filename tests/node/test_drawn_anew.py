@@ -121,3 +121,26 @@ async def test_two_offers_anew_while_the_old_one_is_stopped(tmp_path: Path) -> N
     assert [(each.seed, each.seal) for each in bench.links.seals] == [
         (SEED, seal_of(opening.opening(), bench.wallet.address))
     ]
+
+
+async def test_a_late_offer_of_the_old_draw_leaves_the_new_one_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, AFTER)
+    old, anew = drawn_first(bench)
+    draw_anew(bench)
+    go = asyncio.Event()
+
+    async def run_segment(*_: Any, **__: Any) -> bytes:
+        bench.executed += 1
+        await go.wait()
+        return AFTER
+
+    bench.run_segment = run_segment  # type: ignore[method-assign]
+    runs = asyncio.create_task(bench.agent.run())
+    assert (await bench.agent.offer_audit(PEER, anew, None)).proceed
+    await until(lambda: bench.executed == 1)
+    late = await bench.agent.offer_audit(PEER, old, None)
+    assert not late.proceed and "seed is not the one" in late.reason
+    go.set()
+    await until(lambda: bench.links.seals)
+    runs.cancel()
+    assert [seal.seed for seal in bench.links.seals] == [SEED] and not bench.links.handed_back

@@ -100,19 +100,24 @@ def seat_of(chain: ChainClient, challenge: ChallengeRecord) -> Seat | None:
     )
 
 
-def commit(chain: ChainClient, seat: Seat, finding: Finding, folder: Path) -> None:
-    """Keep what was found in `folder`, and seal it. Raises `TooLate` when the time for it is over."""
-    ballot = Ballot(finding.evidence, finding.keyed, finding.wrong)
+def commit(chain: ChainClient, seat: Seat, ballot: Ballot, folder: Path) -> None:
+    """Keep a ballot in `folder`, and seal it. Raises `TooLate` when the time for it is over, and `BadVote` where a vote
+    is sealed already: what was kept before is what opens that, and stays."""
+    challenge, before = seat.challenge, kept(folder, seat.challenge)
     folder.mkdir(parents=True, exist_ok=True)
-    write_durably(_path(folder, seat.challenge), encode(ballot))
-    challenge = seat.challenge
-    salt = _salt(chain, seat)
+    write_durably(_path(folder, challenge), encode(ballot))
     place = (challenge.id, challenge.round, challenge.redraws, seat.owner)
-    Court(chain).commit_vote(challenge.id, sealed_vote(*place, finding.evidence, finding.keyed, salt))
+    seal = sealed_vote(*place, ballot.evidence, ballot.keyed, _salt(chain, seat))
+    try:
+        Court(chain).commit_vote(challenge.id, seal)
+    except BadVote:
+        if before is not None:
+            write_durably(_path(folder, challenge), encode(before))
+        raise
 
 
 def kept(folder: Path, challenge: ChallengeRecord) -> Ballot | None:
-    """What was sealed for this draw, if it is still here."""
+    """What was sealed, or was to be sealed, for this draw, if it is still here."""
     try:
         return decode(_path(folder, challenge).read_bytes(), Ballot)
     except (OSError, CodecError):
@@ -147,7 +152,7 @@ def reveal_ballot(chain: ChainClient, seat: Seat, ballot: Ballot) -> bool:
 
 
 def ballot_of(finding: Finding) -> Ballot:
-    """What a finding is sealed as: for a juror that has lost what it kept and has found it again."""
+    """What a finding is sealed as."""
     return Ballot(finding.evidence, finding.keyed, finding.wrong)
 
 
@@ -158,7 +163,8 @@ def _rank(chain: ChainClient, owner: Address, operator: OperatorId) -> int:
 
 
 def _path(folder: Path, challenge: ChallengeRecord) -> Path:
-    return folder / f"{challenge.id}-{challenge.round}-{challenge.draw_block}.vote"
+    """Named for what is challenged as well: after a reorganisation a challenge's number may be another one's."""
+    return folder / f"{challenge.id}-{challenge.round}-{challenge.draw_block}-{challenge.subject.hex()[:16]}.vote"
 
 
 def _salt(chain: ChainClient, seat: Seat) -> bytes:

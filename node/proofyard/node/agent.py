@@ -229,6 +229,8 @@ class Agent:
             assert isinstance(known.offer, AuditOffer)
             if same_question(known.offer, offer):
                 return Ack()
+            if reason := await self._looked_at(self._offers.check_drawn(offer)):
+                return Ack(False, reason)
             await self._cancel(known, "its batch is another one, or was drawn anew")
         if self._closed and self._journal.sealed(offer) is None:
             return Ack(False, self._closed)

@@ -6,10 +6,12 @@ stood in for.
 """
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 
 from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord, Court, Phase
+from proofyard.chain.refusals import BadVote
 from proofyard.disputes import voting
 from proofyard.disputes.judging import Finding, judge
 from proofyard.disputes.network import Network
@@ -90,6 +92,7 @@ class Juror:
                 if now < self._turn_to_vote(seat):
                     return
                 await self._vote(seat)
+                now = await asyncio.to_thread(self._chain.now)
             self._sealed[challenge.id, challenge.draw_block] = now + (challenge.until - now) * LOOK_AGAIN
         elif now < seat.reveal_ends:
             if seat.own and not seat.revealed:
@@ -104,10 +107,23 @@ class Juror:
 
     async def _vote(self, seat: Seat) -> None:
         challenge = seat.challenge
+        if (challenge.id, challenge.draw_block) in self._sealed:
+            await self._seal_again(seat)
+            return
         logger.info("on the jury of challenge %s: %s of batch %s", challenge.id, challenge.kind.name, challenge.batch)
         finding = await self._find(seat, challenge.until)
-        await asyncio.to_thread(voting.commit, self._chain, seat, finding, self._folder)
+        await asyncio.to_thread(voting.commit, self._chain, seat, voting.ballot_of(finding), self._folder)
         logger.info("challenge %s: sealed a vote after finding: %s", challenge.id, _told(finding))
+
+    async def _seal_again(self, seat: Seat) -> None:
+        """A vote was on chain and is not any more, or not for an endpoint that is behind: the same once more. Another
+        one could not be opened where the first one comes back."""
+        ballot = await asyncio.to_thread(voting.kept, self._folder, seat.challenge)
+        if ballot is None:
+            return
+        with contextlib.suppress(BadVote):  # it is there
+            await asyncio.to_thread(voting.commit, self._chain, seat, ballot, self._folder)
+            logger.info("challenge %s: sealed the same vote again, whose block was gone", seat.challenge.id)
 
     async def _open(self, seat: Seat) -> None:
         """Open what was sealed; where the disk has lost it, find it again."""

@@ -95,18 +95,21 @@ class Offers:
         """The manifest of an audit whose seed, task and state are those of the batch. Raises as `check_task` does."""
         await self._job(offer)
         await self.check_leader(verifier, offer.batch, LEADER_FRESH_S)
-        for fresh_s in (FRESH_S, 0.0):  # a reorganisation draws a batch anew
-            drawn = await self._read_once("seed", self._chain.seed, offer.batch, fresh_s)
-            if drawn is not None and drawn.seed == offer.seed:
-                break
-        else:
-            raise OfferRefused("seed", f"is not the one that was drawn for batch {offer.batch}")
+        await self.check_drawn(offer)
         manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
         await self._check_spec(verifier, offer, manifest)
         check_limits(self._settings, manifest, offer.task)
         await self._supplies.local_data(manifest, offer.task)
         await self._check_member(verifier, offer)
         return manifest
+
+    async def check_drawn(self, offer: AuditOffer) -> None:
+        """Raise `OfferRefused` unless an audit's seed is that of its batch, which a reorganisation may have changed."""
+        for fresh_s in (FRESH_S, 0.0):
+            drawn = await self._read_once("seed", self._chain.seed, offer.batch, fresh_s)
+            if drawn is not None and drawn.seed == offer.seed:
+                return
+        raise OfferRefused("seed", f"is not the one that was drawn for batch {offer.batch}")
 
     async def _check_member(self, verifier: Address, offer: AuditOffer) -> None:
         """Raise `OfferRefused` unless the batch holds a commitment to this task and to this state of it: as the offer

@@ -208,7 +208,7 @@ def vote(
         note(f"executing what challenge {challenge} is about: {subject_of(record)} of batch {record.batch}")
         finding = asyncio.run(find())
         note(finding.reason)
-        voting.commit(chain, seat, finding, folder)
+        voting.commit(chain, seat, voting.ballot_of(finding), folder)
         facts |= {"wrong": finding.wrong, "reason": finding.reason, "evidence": finding.evidence.hex()}
     if wait:
         sleep_until(chain, record.until, f"sealed; votes are opened from {moment(record.until)} on")

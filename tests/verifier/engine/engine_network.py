@@ -646,7 +646,7 @@ class Network:
         assert batch.chain_id is not None
         for place in effect.places:
             _, opening = node.audits.get((batch.chain_id, place), (None, None)) if node.here else (None, None)
-            self.later(events.SealAnswered(node.node, batch.chain_id, place, opening))
+            self.later(events.SealAnswered(node.node, batch.chain_id, place, batch.seed, opening))
 
     def _do_Expand(self, effect: effects.Expand) -> None:
         self.later(events.Expanded(effect.job, effect.manifest, "sim", True, self.look_ahead, self.specs))

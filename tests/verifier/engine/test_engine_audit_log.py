@@ -54,14 +54,14 @@ def test_votes_are_told_with_the_verdict() -> None:
     audits.seat(world, NOW)
     world.step()
     for auditor, after in ((AUDITORS[0], SAME), (AUDITORS[1], OTHER)):
-        audits.opened(world, SealAnswered(auditor, BatchId(5), PLACE, opening(after)), NOW)
+        audits.opened(world, SealAnswered(auditor, BatchId(5), PLACE, Digest(b""), opening(after)), NOW)
     audits.seat(world, NOW)
     assert told(world.step()) == [], "a third auditor is asked now"
     third = world.rows.seats[1, PLACE][AUDITORS[2]]
     third.state, third.seal = SeatState.SEALED, seal_of(opening(SAME), AUDITORS[2])
     audits.wake(world, ("look", (1, PLACE)), NOW)
     audits.seat(world, NOW)
-    audits.opened(world, SealAnswered(AUDITORS[2], BatchId(5), PLACE, opening(SAME)), NOW)
+    audits.opened(world, SealAnswered(AUDITORS[2], BatchId(5), PLACE, Digest(b""), opening(SAME)), NOW)
     assert told(world.step()) == []
     audits.seat(world, NOW)
     assert segment.verdict != "pending"

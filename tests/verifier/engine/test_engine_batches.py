@@ -30,6 +30,7 @@ from proofyard.verifier.engine.effects import (
     Draw,
     Effect,
     LookAtResult,
+    LookAtState,
     OfferAudits,
     Settle,
     WeighAnswers,
@@ -47,6 +48,7 @@ from proofyard.verifier.engine.events import (
     MarksTold,
     NodeJoined,
     Now,
+    Place,
     RecordRefused,
     RecordSettled,
     ResultLooked,
@@ -728,7 +730,7 @@ def test_what_was_weighed_for_a_draw_that_is_gone_says_nothing_of_this_one() -> 
         for a, opening in openings.items():
             here.tell(AuditSealed(a, BatchId(7), place, seed, seal_of(opening, a), Signature(bytes(65))))
         for a, opening in openings.items():
-            here.tell(SealAnswered(a, BatchId(7), place, opening))
+            here.tell(SealAnswered(a, BatchId(7), place, seed, opening))
 
     answered(Digest(b"a" * 32))
     (first,) = [each for each in here.wanted if isinstance(each, WeighAnswers)]
@@ -742,3 +744,52 @@ def test_what_was_weighed_for_a_draw_that_is_gone_says_nothing_of_this_one() -> 
     seats = here.engine.world.rows.seats[batch.id, place].values()
     assert [each.seed[:1] for each in weighs] == [b"a", b"b"], "the new answers are weighed"
     assert not any(s.copied for s in seats)
+
+
+def _draw(here: Desk, batch: Batch, seed: Digest, places: Iterable[Place], auditors: tuple[Address, ...]) -> None:
+    plan = tuple(DrawnSegment(p, auditors, 2, ZERO, WORKER, weigh=True, workload="lora") for p in places)
+    here.tell(Drawn(batch.id, here.engine.world.forks, seed, plan, b"", 0, batch.commit_block, START, START))
+
+
+def test_a_place_that_two_draws_have_and_one_between_has_not_is_looked_at() -> None:
+    here, batch = taken_over()
+    place, other = (JOB, TaskIndex(0), SegmentIndex(0)), (JOB, TaskIndex(1), SegmentIndex(0))
+    auditors = (address(2), address(3))
+    a, b = Digest(b"a" * 32), Digest(b"b" * 32)
+    _draw(here, batch, a, [place], auditors)
+    (look,) = [e for e in here.wanted if isinstance(e, LookAtState)]
+    here.tell(EffectFailed(look.key, "the disk is full", retry=True))
+    here.tell(RolledBack(10))
+    _draw(here, batch, b, [other], auditors)
+    here.wanted.clear()
+    here.wait(5)
+    # it is begun; looking.look_at_state returns without a word, as there is no such segment
+    here.wanted.clear()
+    here.tell(RolledBack(10))
+    _draw(here, batch, a, [place], auditors)
+    here.wait(300)
+    assert [e for e in here.wanted if isinstance(e, LookAtState) and e.place == place]
+
+
+def test_a_late_word_on_the_old_seal_does_not_put_away_who_sealed_anew() -> None:
+    here, batch = taken_over()
+    place, auditors = (JOB, TaskIndex(0), SegmentIndex(0)), (address(2), address(3))
+
+    def sealed(seed: Digest) -> dict[Address, Opening]:
+        _draw(here, batch, seed, [place], auditors)
+        here.tell(StateLooked(batch.id, place))
+        op = {x: Opening(ZERO, Digest(seed[:31] + x.encode()[-1:]), "", bytes(32)) for x in auditors}
+        for x, o in op.items():
+            here.tell(AuditSealed(x, BatchId(7), place, seed, seal_of(o, x), Signature(bytes(65))))
+        return op
+
+    first, second = Digest(b"a" * 32), Digest(b"b" * 32)
+    old = sealed(first)
+    here.tell(RolledBack(10))
+    new = sealed(second)
+    for x in auditors:
+        here.tell(SealAnswered(x, BatchId(7), place, first, old[x]))  # what was asked in the first draw ends now
+    for x in auditors:
+        here.tell(SealAnswered(x, BatchId(7), place, second, new[x]))
+    seats = here.engine.world.rows.seats[batch.id, place].values()
+    assert not any(s.tries for s in seats)

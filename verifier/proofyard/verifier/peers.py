@@ -154,17 +154,17 @@ async def _audit_offer(context: Context, row: int, place: Place, hurries: bool) 
 async def open_seals(context: Context, effect: effects.OpenSeals) -> None:
     items = [(effect.batch, place) for place in effect.places]
     for part in _parts(await context.mail.collect(effect.node, "seals", items)):
-        named = [(batch.chain_id, place) for row, place in part if (batch := context.rows.batches.get(row)) is not None]
-        wanted = [(batch, place) for batch, place in named if batch is not None]
+        asked = [(batch, place) for row, place in part if (batch := context.rows.batches.get(row)) is not None]
+        wanted = [(batch.chain_id, place, batch.seed) for batch, place in asked if batch.chain_id is not None]
         if not wanted:
             continue
-        seals = tuple(OpenSeal(batch, *place) for batch, place in wanted)
+        seals = tuple(OpenSeal(batch, *place) for batch, place, _ in wanted)
         found = await _ask(context, effect.node, OpenSeals(seals), SealsOpened)
         fits = not isinstance(found, str) and len(found.answers) == len(wanted)
         answers = found.answers if fits else (None,) * len(wanted)  # type: ignore[union-attr]
-        for (number, place), answer in zip(wanted, answers, strict=True):
+        for (number, place, seed), answer in zip(wanted, answers, strict=True):
             opening = answer.opening() if answer is not None else None
-            context.runner.post(SealAnswered(effect.node, number, place, opening))
+            context.runner.post(SealAnswered(effect.node, number, place, seed, opening))
 
 
 def _fails_at(context: Context, job: JobId, error: Exception) -> None:

@@ -77,6 +77,7 @@ def create(world: World, batch: Batch, drawn: Iterable[DrawnSegment], decoys: Co
     planned = {segment.place: segment for segment in drawn}
     for old in list(world.rows.segments_of.get(batch.id, ())):
         if place_of(old) not in planned:
+            world.done(LookAtState(batch.id, place_of(old)).key)
             world.rows.delete(old)
     for place, segment in planned.items():
         row = world.rows.segments.get((batch.id, place))
@@ -109,6 +110,7 @@ def clear(world: World, batch: Batch) -> None:
         for seat in list(world.rows.seats.get((batch.id, place_of(segment)), {}).values()):
             _rise(world, (batch.id, place_of(segment)), seat.auditor)
             world.rows.delete(seat)
+        world.done(LookAtState(batch.id, place_of(segment)).key)
         world.rows.delete(segment)
 
 
@@ -334,7 +336,7 @@ def opened(world: World, event: SealAnswered, now: Now) -> None:
     segment, seat = found
     at = (segment.batch, place_of(segment))
     round_ = memory.rounds.get(at)
-    if round_ is None or event.node not in round_.awaited:
+    if round_ is None or event.node not in round_.awaited or world.rows.batches[segment.batch].seed != event.seed:
         return
     round_.awaited.discard(event.node)
     if event.opening is not None and seat.seal == seal_of(event.opening, event.node):

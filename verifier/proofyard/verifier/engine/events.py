@@ -148,11 +148,13 @@ class AuditSealed:
 
 @dataclass(frozen=True, slots=True)
 class SealAnswered:
-    """What an auditor showed when its seal was to be opened; None: it gave no answer in time."""
+    """What an auditor showed when its seal of the draw with this seed was to be opened; None: it gave no answer in
+    time."""
 
     node: Address
     batch: BatchId
     place: Place
+    seed: Digest
     opening: Opening | None
     raw: bytes = b""
 
