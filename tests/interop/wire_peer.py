@@ -27,7 +27,7 @@ FIELDS = {
     "Commitment": "uint256 jobId,uint32 task,address node,bytes32 manifest,bytes32 inputs,bytes32 traceRoot,"
     "uint32 segments,bytes result,uint64 workUnits,bytes32 mark",
     "Receipt": "bytes32 leaf,uint256 job,uint64 deadline",
-    "Seal": "uint256 batch,uint256 job,uint32 task,uint32 segment,address auditor,bytes32 seal",
+    "Seal": "uint256 batch,uint256 job,uint32 task,uint32 segment,bytes32 seed,address auditor,bytes32 seal",
 }
 MAX_FRAME = 1 << 20
 
@@ -339,12 +339,12 @@ class MapNode(Peer):
             answer = hashlib.sha256(after).digest()
             kinds = ["address", "bytes32", "bytes32", "bytes32", "bytes32"]
             seal = keccak(abi_encode(kinds, [own, answer, keyed, keccak(b""), salt]))
-            signature = self.sign("Seal", (*place, own, seal))
+            signature = self.sign("Seal", (*place, offer["seed"], own, seal))
             opening = {"after": answer, "keyed": keyed, "reason": "", "salt": salt, "signature": signature}
             self.sealed[place] = seal, signature, {"type": "seal-opened-3"} | opening
         seal, signature, _ = self.sealed[place]
         fields = dict(zip(("batch", "job", "task", "segment"), place, strict=True))
-        sent = {"type": "submit-seal"} | fields | {"seal": seal, "signature": signature}
+        sent = {"type": "submit-seal-2"} | fields | {"seed": offer["seed"], "seal": seal, "signature": signature}
         (ack,) = (await self.ask("submit-seals", {"seals": [sent]}))[0]["answers"]
         assert ack["proceed"], ack
 
