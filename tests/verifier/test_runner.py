@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -345,7 +344,7 @@ async def test_a_slow_database_holds_events_back(shell: Shell, monkeypatch: pyte
     assert (len(rows.jobs), shell.runner.waiting) == held
     gate.open()
     assert await asyncio.gather(*asked) == [""] * len(asked)
-    assert IN_FLIGHT in accumulate(gate.sizes[:2]), "what has come together is committed together"
+    assert sum(gate.sizes[:2]) >= IN_FLIGHT, "what has come together is committed together"
 
 
 async def test_a_database_that_is_away_is_waited_for(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
