@@ -222,6 +222,25 @@ async def test_a_sealed_vote_that_went_with_its_block_is_sealed_again_as_it_was(
     assert len(judged) == 1, "the first vote may come back, and opens with what was found then alone"
 
 
+async def test_a_vote_of_another_node_that_went_with_its_block_is_stood_in_for(
+    deploy: Any, judged: list[Any], tmp_path: Path
+) -> None:
+    """The node that sealed it for their owner does not come back."""
+    network, world, watch, challenge = await on_a_jury(deploy, tmp_path)
+    before = network.anvil._request("evm_snapshot", [])
+    await served(watch, lambda: _sealed(world, challenge) == 1)
+    await watch.look()
+    await watch._duties.settle()
+    for ballot in tmp_path.rglob("*.vote"):
+        ballot.unlink()  # as it is for a node that has only seen the vote
+    network.anvil._request("evm_revert", [before])
+    network.anvil.mine(2)
+    network.anvil._request("evm_increaseTime", [world.chain.params().court.vote_time // 2])
+    network.anvil.mine(1)
+    await served(watch, lambda: _sealed(world, challenge) == 1)
+    assert len(judged) == 2
+
+
 async def test_an_endpoint_that_is_a_block_behind_has_no_vote_found_anew(
     deploy: Any, judged: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

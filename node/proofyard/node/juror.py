@@ -107,23 +107,24 @@ class Juror:
 
     async def _vote(self, seat: Seat) -> None:
         challenge = seat.challenge
-        if (challenge.id, challenge.draw_block) in self._sealed:
-            await self._seal_again(seat)
+        if (challenge.id, challenge.draw_block) in self._sealed and await self._seal_again(seat):
             return
         logger.info("on the jury of challenge %s: %s of batch %s", challenge.id, challenge.kind.name, challenge.batch)
         finding = await self._find(seat, challenge.until)
         await asyncio.to_thread(voting.commit, self._chain, seat, voting.ballot_of(finding), self._folder)
         logger.info("challenge %s: sealed a vote after finding: %s", challenge.id, _told(finding))
 
-    async def _seal_again(self, seat: Seat) -> None:
-        """A vote was on chain and is not any more, or not for an endpoint that is behind: the same once more. Another
-        one could not be opened where the first one comes back."""
+    async def _seal_again(self, seat: Seat) -> bool:
+        """This node's vote was on chain and is not any more, or not for an endpoint that is behind: the same once more.
+        Another one could not be opened where the first one comes back. False where it has none: the vote that is gone
+        was another node's of the owner."""
         ballot = await asyncio.to_thread(voting.kept, self._folder, seat.challenge)
         if ballot is None:
-            return
+            return False
         with contextlib.suppress(BadVote):  # it is there
             await asyncio.to_thread(voting.commit, self._chain, seat, ballot, self._folder)
             logger.info("challenge %s: sealed the same vote again, whose block was gone", seat.challenge.id)
+        return True
 
     async def _open(self, seat: Seat) -> None:
         """Open what was sealed; where the disk has lost it, find it again."""
