@@ -205,20 +205,31 @@ async def on_a_jury(deploy: Any, tmp_path: Path) -> tuple[Any, World, Any, Chall
     return network, world, nodes.juror(world.node_of(jury[0])), challenge
 
 
-async def test_a_sealed_vote_that_went_with_its_block_is_sealed_again_as_it_was(
-    deploy: Any, judged: list[Any], tmp_path: Path
-) -> None:
-    network, world, watch, challenge = await on_a_jury(deploy, tmp_path)
+async def sealed_after_a_snapshot(network: Any, world: World, watch: Any, challenge: ChallengeId) -> Any:
+    """The vote is on chain, and the juror has seen it there; returns what the chain goes back to."""
     before = network.anvil._request("evm_snapshot", [])
     await served(watch, lambda: _sealed(world, challenge) == 1)
     await watch.look()
     await watch._duties.settle()
+    return before
+
+
+async def gone_and_sealed_again(network: Any, world: World, watch: Any, challenge: ChallengeId, before: Any) -> None:
+    """The vote's block is no more, and half of the time to vote is over when the juror has sealed again."""
     network.anvil._request("evm_revert", [before])
     network.anvil.mine(2)
     assert _sealed(world, challenge) == 0
     network.anvil._request("evm_increaseTime", [world.chain.params().court.vote_time // 2])
     network.anvil.mine(1)
     await served(watch, lambda: _sealed(world, challenge) == 1)
+
+
+async def test_a_sealed_vote_that_went_with_its_block_is_sealed_again_as_it_was(
+    deploy: Any, judged: list[Any], tmp_path: Path
+) -> None:
+    network, world, watch, challenge = await on_a_jury(deploy, tmp_path)
+    before = await sealed_after_a_snapshot(network, world, watch, challenge)
+    await gone_and_sealed_again(network, world, watch, challenge, before)
     assert len(judged) == 1, "the first vote may come back, and opens with what was found then alone"
 
 
@@ -227,17 +238,10 @@ async def test_a_vote_of_another_node_that_went_with_its_block_is_stood_in_for(
 ) -> None:
     """The node that sealed it for their owner does not come back."""
     network, world, watch, challenge = await on_a_jury(deploy, tmp_path)
-    before = network.anvil._request("evm_snapshot", [])
-    await served(watch, lambda: _sealed(world, challenge) == 1)
-    await watch.look()
-    await watch._duties.settle()
+    before = await sealed_after_a_snapshot(network, world, watch, challenge)
     for ballot in tmp_path.rglob("*.vote"):
         ballot.unlink()  # as it is for a node that has only seen the vote
-    network.anvil._request("evm_revert", [before])
-    network.anvil.mine(2)
-    network.anvil._request("evm_increaseTime", [world.chain.params().court.vote_time // 2])
-    network.anvil.mine(1)
-    await served(watch, lambda: _sealed(world, challenge) == 1)
+    await gone_and_sealed_again(network, world, watch, challenge, before)
     assert len(judged) == 2
 
 

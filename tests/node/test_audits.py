@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from machine import until
 from stand_ins import CONNECTION, DOMAIN, SEED, VERIFIER, FakeChain, FakeLinks, member_of
 
 from proofyard.artifacts import BlockStore, cid_of_bytes
@@ -206,9 +207,7 @@ async def test_a_segment_whose_batch_was_drawn_anew_is_another_question(tmp_path
     assert first.cancelled and second.offer == anew and not second.cancelled
     assert bench.links.handed_back == [], "the seat is that of the new draw"
     await bench.agent._audit(second, anew)
-    async with asyncio.timeout(60):
-        while not bench.links.seals:
-            await asyncio.sleep(0.01)
+    await until(lambda: bench.links.seals)
     (seal,) = bench.links.seals
     place = (BatchId(3), JobId(1), TASK.index, SegmentIndex(1))
     digest = DOMAIN.typed_digest(seal_struct_hash(*place, SEED, bench.wallet.address, seal.seal))

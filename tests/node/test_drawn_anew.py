@@ -1,12 +1,12 @@
 """A batch that is drawn anew after a reorganisation, while its first draw's audits are on their way through a node."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+from machine import until
 from stand_ins import SEED, VERIFIER
 from test_audits import AFTER, SECOND, TASK, Bench
 
@@ -19,12 +19,6 @@ from proofyard.protocol.types import BatchId, Digest, JobId, SegmentIndex
 OLD = Digest(b"o" * 32)
 REQUEST = OpenSeal(BatchId(3), JobId(1), TASK.index, SegmentIndex(1))
 PEER: Any = SimpleNamespace(peer=VERIFIER.address)
-
-
-async def until(found: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not found():
-            await asyncio.sleep(0.01)
 
 
 def drawn_first(bench: Bench) -> tuple[AuditOffer, AuditOffer]:
