@@ -38,7 +38,9 @@ async def measure(bench: Bench) -> dict[str, Any]:
             "messages": {type(message).__name__: encoded(message) for message in audits[largest]},
             "usual": sum(map(encoded, audit_messages(usual, ""))),
             "largest_with_frames_and_replies": sum(map(framed, audits[largest])) + 2 * framed(Ack()),
-            "each_sign_of_life": framed(AuditProgress(BatchId(NUMBER), JobId(NUMBER), usual.index, SegmentIndex(0)))
+            "each_sign_of_life": framed(
+                AuditProgress(BatchId(NUMBER), JobId(NUMBER), usual.index, SegmentIndex(0), Digest(bytes(32)))
+            )
             + framed(Ack()),
         },
         "one_lie_expected_gain": float(worst.gain),

@@ -10,9 +10,10 @@ from machine import until
 from stand_ins import SEED, VERIFIER
 from test_audits import AFTER, SECOND, TASK, Bench
 
-from proofyard.chain import Drawn
+from proofyard.chain import Drawn, Wallet
+from proofyard.node.agent import _audit_progress
 from proofyard.node.work import Work
-from proofyard.protocol.messages import AuditOffer, OpenSeal
+from proofyard.protocol.messages import AuditFailed, AuditOffer, OpenSeal
 from proofyard.protocol.seal import seal_of
 from proofyard.protocol.types import BatchId, Digest, JobId, SegmentIndex
 
@@ -138,3 +139,28 @@ async def test_a_late_offer_of_the_old_draw_leaves_the_new_one_alone(tmp_path: P
     await until(lambda: bench.links.seals)
     runs.cancel()
     assert [seal.seed for seal in bench.links.seals] == [SEED] and not bench.links.handed_back
+
+
+async def test_the_same_answer_to_the_same_draw_has_one_seal_whatever_became_of_the_nodes_files(tmp_path: Path) -> None:
+    """A draw that comes back after another one, or a node that was set up anew."""
+    wallet, sealed = Wallet.generate(), []
+    for name in ("before", "after"):
+        bench = Bench(tmp_path / name, AFTER)
+        bench.agent._wallet = wallet
+        sealed.append(await bench.audit(SECOND))
+    assert sealed[0] == sealed[1] is not None
+    bench.outcome = b"another state"
+    other = await bench.audit(SECOND)
+    assert other is not None and sealed[1] is not None
+    assert other.salt != sealed[1].salt, "the salt of one answer hides no other"
+
+
+async def test_what_a_node_says_of_a_seat_names_its_draw(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, AFTER)
+    _, anew = drawn_first(bench)
+    work = Work(VERIFIER.address, anew)
+    bench.agent._hand_back(work, "out of memory")
+    await until(lambda: bench.links.handed_back)
+    (failed,) = bench.links.handed_back
+    assert isinstance(failed, AuditFailed) and failed.seed == SEED
+    assert _audit_progress(work).seed == SEED

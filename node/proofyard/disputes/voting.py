@@ -5,7 +5,6 @@ all of them execute the same. The salt follows from the juror's key and the draw
 it is sealed; a juror that loses even that finds it again, since executing a segment always gives the same.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,14 +54,11 @@ class Seat:
 
 
 def salt_of(wallet: Wallet, domain: Domain, challenge: ChallengeRecord) -> bytes:
-    """32 bytes that nobody without the juror's key can guess, and another for every draw.
-
-    The hash of the key's signature, which RFC 6979 makes the same every time and which is shown to nobody. The draw's
-    block is in it because a jury that is drawn anew may seat the same juror in the same round, its first salt known.
-    """
+    """What hides a juror's vote until it is opened, another for every draw: a jury that is drawn anew may seat the same
+    juror in the same round, its first salt known."""
     kinds = ["bytes32", "uint256", "uint8", "uint40"]
     struct = keccak(abi_encode(kinds, [SALT_TYPEHASH, challenge.id, challenge.round, challenge.draw_block]))
-    return hashlib.sha256(wallet.sign_digest(domain.typed_digest(struct))).digest()
+    return wallet.salt_for(domain.typed_digest(struct))
 
 
 def read_challenge(chain: ChainClient, challenge: ChallengeId) -> ChallengeRecord:

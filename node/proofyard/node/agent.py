@@ -67,7 +67,14 @@ from proofyard.protocol.messages import (
     TaskProgress,
     Working,
 )
-from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, plain_reason, seal_of, seal_struct_hash
+from proofyard.protocol.seal import (
+    CANNOT_EXECUTE,
+    keyed_digest,
+    plain_reason,
+    salt_struct_hash,
+    seal_of,
+    seal_struct_hash,
+)
 from proofyard.protocol.types import (
     Address,
     BatchId,
@@ -77,7 +84,6 @@ from proofyard.protocol.types import (
     ProofyardError,
     SegmentIndex,
     Signature,
-    TaskIndex,
 )
 from proofyard.runtime.times import moment
 from proofyard.transport import Body, Connection, Endpoint, RequestFailed
@@ -645,7 +651,7 @@ class Agent:
             return
         self.tally.give_back(work.name, reason, time.time())
         message = (
-            AuditFailed(offer.batch, offer.job, offer.task.index, offer.segment, reason[:500])
+            AuditFailed(*offer.place, offer.seed, reason[:500])
             if isinstance(offer, AuditOffer)
             else TaskFailed(offer.job, offer.task.index, reason[:500])
         )
@@ -831,8 +837,7 @@ class Agent:
         self._agenda.took(offer, asyncio.get_running_loop().time() - start)
         if work.cancelled:
             raise TaskStopped("it is no longer wanted")
-        place = (offer.batch, offer.job, offer.task.index, offer.segment)
-        opening = msgspec.structs.replace(opening, signature=self._signed_seal(place, offer.seed, opening))
+        opening = msgspec.structs.replace(opening, signature=self._signed_seal(offer, opening))
         self._journal.seal(work.verifier, offer, opening, time.time())
         self.tally.audits += 1
         self._deliver_seal(work.verifier, offer, opening)
@@ -850,21 +855,27 @@ class Agent:
         """The digest of this node's own state after the segment, or that nobody can execute it; keyed with the batch's
         seed and this node's address, so that it is of use to nobody else. Raises what stands between this machine and
         an answer."""
-        workload, salt = load_workload(manifest.workload), secrets.token_bytes(32)
+        workload = load_workload(manifest.workload)
         try:
             await aside(len(before), workload.check_state, manifest, offer.task, offer.segment, before)
             after = await self._reexecute(work, offer, manifest, before, inputs)
         except WorkloadError as error:
             if not error.defined:
                 raise
-            return SealOpened(CANNOT_EXECUTE, self._keyed(offer, before), plain_reason(str(error)), salt)
+            reason, salt = plain_reason(str(error)), self._salt(offer, CANNOT_EXECUTE)
+            return SealOpened(CANNOT_EXECUTE, self._keyed(offer, before), reason, salt)
         # A state is only ever asked for where answers are compared by more than their digests.
         name = cid_of_bytes if is_exact(workload, manifest) else self._store.put_bytes
         digest = cid_digest(await aside(len(after), name, after))
-        return SealOpened(digest, await aside(len(after), self._keyed, offer, after), "", salt)
+        keyed = await aside(len(after), self._keyed, offer, after)
+        return SealOpened(digest, keyed, "", self._salt(offer, digest))
 
     def _keyed(self, offer: AuditOffer, state: bytes) -> Digest:
         return keyed_digest(offer.seed, self._wallet.address, state)
+
+    def _salt(self, offer: AuditOffer, after: Digest) -> bytes:
+        struct_hash = salt_struct_hash(*offer.place, offer.seed, after)
+        return self._wallet.salt_for(self._domain.typed_digest(struct_hash))
 
     def _progress_of(self, work: Work) -> Callable[[Progress], None]:
         def on_progress(progress: Progress) -> None:
@@ -941,16 +952,13 @@ class Agent:
         leftovers = None if work is None else work.leftovers
         self._courier.send(verifier, Parcel(name, COMMITMENTS, submission, taken, given_up, over, promised, leftovers))
 
-    def _signed_seal(
-        self, place: tuple[BatchId, JobId, TaskIndex, SegmentIndex], seed: Digest, opening: SealOpened
-    ) -> Signature:
+    def _signed_seal(self, offer: AuditOffer, opening: SealOpened) -> Signature:
         own = self._wallet.address
-        struct_hash = seal_struct_hash(*place, seed, own, seal_of(opening.opening(), own))
+        struct_hash = seal_struct_hash(*offer.place, offer.seed, own, seal_of(opening.opening(), own))
         return self._wallet.sign_digest(self._domain.typed_digest(struct_hash))
 
     def _deliver_seal(self, verifier: Address, offer: AuditOffer, opening: SealOpened) -> None:
         """Bring a seal to its verifier, as long as the batch is not settled."""
-        place = (offer.batch, offer.job, offer.task.index, offer.segment)
         seal = seal_of(opening.opening(), self._wallet.address)
         name = Work(verifier, offer).name
         parcel = f"{name}, drawn by {offer.seed.hex()[:8]}"
@@ -965,7 +973,7 @@ class Agent:
         over = partial(asyncio.to_thread, self._batch_over, offer.batch)
         self._courier.send(
             verifier,
-            Parcel(parcel, SEALS, SubmitSeal(*place, offer.seed, seal, opening.signature), taken, given_up, over),
+            Parcel(parcel, SEALS, SubmitSeal(*offer.place, offer.seed, seal, opening.signature), taken, given_up, over),
         )
 
     def _commits_over(self, job: JobId) -> str:
@@ -1016,4 +1024,4 @@ def _task_progress(work: Work) -> TaskProgress:
 def _audit_progress(work: Work) -> AuditProgress:
     offer = work.offer
     assert isinstance(offer, AuditOffer)
-    return AuditProgress(offer.batch, offer.job, offer.task.index, offer.segment)
+    return AuditProgress(*offer.place, offer.seed)

@@ -359,7 +359,7 @@ class Journal:
         itself, the same place is another question: an answer that is keyed with the old seed would convict this node
         of copying."""
         wanted = f"select offer, opening from node_audit where {PLACE} and opening is not null"
-        for known, opening in self._all(wanted, *_place(offer)):
+        for known, opening in self._all(wanted, *offer.place):
             if same_question(decode(known, AuditOffer), offer):
                 return decode(opening, SealOpened)
         return None
@@ -478,9 +478,5 @@ def same_question(earlier: AuditOffer, offer: AuditOffer) -> bool:
     return (earlier.seed, earlier.before, earlier.manifest) == (offer.seed, offer.before, offer.manifest)
 
 
-def _place(offer: AuditOffer) -> tuple[int, int, int, int]:
-    return offer.batch, offer.job, offer.task.index, offer.segment
-
-
 def _key(verifier: Address, offer: AuditOffer) -> tuple[int, int, int, int, str]:
-    return (*_place(offer), verifier)
+    return (*offer.place, verifier)

@@ -5,7 +5,6 @@ are one call here, which can be repeated after a crash: the seal's salt follows 
 challenged, and a seal or challenge of this wallet's that is on chain already is found there.
 """
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,10 +53,9 @@ def sealed_challenge(owner: Address, subject: Digest, salt: bytes) -> Digest:
 
 
 def challenge_salt(wallet: Wallet, domain: Domain, subject: Digest) -> bytes:
-    """32 bytes that nobody without the key can guess: the hash of a signature (RFC 6979: always the same) that is shown
-    to nobody."""
+    """What hides a challenge until it is opened."""
     struct = keccak(abi_encode(["bytes32", "bytes32"], [SALT_TYPEHASH, subject]))
-    return hashlib.sha256(wallet.sign_digest(domain.typed_digest(struct))).digest()
+    return wallet.salt_for(domain.typed_digest(struct))
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,11 @@ class Wallet:
         signature = self._key.sign_recoverable(digest, hasher=None)
         return Signature(signature[:64] + bytes((signature[64] + 27,)))
 
+    def salt_for(self, digest: bytes) -> bytes:
+        """32 bytes that nobody without the key can guess, the same each time: the hash of its signature (RFC 6979) over
+        a digest that is signed for nothing else and shown to nobody."""
+        return hashlib.sha256(self.sign_digest(digest)).digest()
+
     def bls_secret(self) -> bls.SecretKey:
         """The verifier key that belongs to this hot key: KeyGen over HMAC-SHA256(key, "proofyard-bls")."""
         return bls.keygen(hmac.digest(bytes(self.account.key), b"proofyard-bls", hashlib.sha256))

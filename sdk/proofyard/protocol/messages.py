@@ -250,6 +250,11 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-3"):
     wanted_s: float = 15.0
     state: Annotated[bytes, Meta(max_length=SMALL_STATE_BYTES)] = b""
 
+    @property
+    def place(self) -> tuple[BatchId, JobId, TaskIndex, SegmentIndex]:
+        """The segment in its batch."""
+        return self.batch, self.job, self.task.index, self.segment
+
 
 class AuditOffers(msgspec.Struct, frozen=True, tag="audit-offers"):
     """Several audits for one node. Replied to with `Acks`."""
@@ -257,13 +262,14 @@ class AuditOffers(msgspec.Struct, frozen=True, tag="audit-offers"):
     offers: Annotated[tuple[AuditOffer, ...], Meta(max_length=MAX_ITEMS)]
 
 
-class AuditProgress(msgspec.Struct, frozen=True, tag="audit-progress-2"):
-    """An auditor on its way: renews the lease of its seat."""
+class AuditProgress(msgspec.Struct, frozen=True, tag="audit-progress-3"):
+    """An auditor on its way, for the draw with this `seed`: renews the lease of its seat."""
 
     batch: Batch
     job: Job
     task: Task
     segment: Segment
+    seed: Bytes32
 
 
 class SubmitSeal(msgspec.Struct, frozen=True, tag="submit-seal-2"):
@@ -284,13 +290,14 @@ class SubmitSeals(msgspec.Struct, frozen=True, tag="submit-seals"):
     seals: Annotated[tuple[SubmitSeal, ...], Meta(max_length=MAX_ITEMS)]
 
 
-class AuditFailed(msgspec.Struct, frozen=True, tag="audit-failed-2"):
-    """An auditor gives its seat back; the next in the plan's order takes it."""
+class AuditFailed(msgspec.Struct, frozen=True, tag="audit-failed-3"):
+    """An auditor gives its seat of the draw with this `seed` back; the next in the plan's order takes it."""
 
     batch: Batch
     job: Job
     task: Task
     segment: Segment
+    seed: Bytes32
     reason: str
 
 

@@ -21,6 +21,9 @@ from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentInd
 
 SEAL_TYPE = "Seal(uint256 batch,uint256 job,uint32 task,uint32 segment,bytes32 seed,address auditor,bytes32 seal)"
 SEAL_TYPEHASH = Digest(keccak(SEAL_TYPE.encode()))
+SALT_TYPEHASH = Digest(
+    keccak(b"SealSalt(uint256 batch,uint256 job,uint32 task,uint32 segment,bytes32 seed,bytes32 after)")
+)
 
 CANNOT_EXECUTE = Digest(hashlib.sha256(b"proofyard: this segment cannot be executed").digest())
 """The answer of whoever executed a segment and met a failure that manifest, inputs and state alone determine."""
@@ -52,7 +55,7 @@ Reason = Annotated[str, Meta(max_length=MAX_REASON, pattern=r"\A[ -~]*\Z")]
 class Opening:
     """An auditor's answer: the sha2-256 digest in the CID of its own state `after` the segment or `CANNOT_EXECUTE`;
     `keyed_digest` of that state (of the one before, where it cannot be executed); why it cannot be executed (for
-    people; sealed, never compared); and 32 random bytes that keep the seal from being guessed."""
+    people; sealed, never compared); and 32 secret bytes that keep the seal from being guessed."""
 
     after: Digest
     keyed: Digest
@@ -94,3 +97,12 @@ def seal_struct_hash(
     """What `Domain.typed_digest` turns into the digest that the auditor signs."""
     numbers = (word(batch), word(job), word(task, 4), word(segment, 4))
     return Digest(keccak(b"".join((SEAL_TYPEHASH, *numbers, seed, address_word(auditor), seal))))
+
+
+def salt_struct_hash(
+    batch: BatchId, job: JobId, task: TaskIndex, segment: SegmentIndex, seed: Digest, after: Digest
+) -> Digest:
+    """What an auditor makes its salt of, with its key: the same answer to the same draw has one seal, whatever became
+    of the files of whoever gave it."""
+    numbers = (word(batch), word(job), word(task, 4), word(segment, 4))
+    return Digest(keccak(b"".join((SALT_TYPEHASH, *numbers, seed, after))))

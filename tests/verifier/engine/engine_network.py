@@ -621,7 +621,9 @@ class Network:
         for place in effect.places:
             segment = self.engine.world.rows.segments[effect.batch, place]
             if not node.here or self.rng.random() < self.fail / 4:
-                self.later(events.AuditAnswered(node.node, batch.chain_id, place, taken=False, busy=node.here))
+                self.later(
+                    events.AuditAnswered(node.node, batch.chain_id, place, batch.seed, taken=False, busy=node.here)
+                )
                 continue
             work = self._work_at(batch, segment)
             cheat = self.nodes[work.node].cheats or work.decoy_batch == batch.id

@@ -23,6 +23,7 @@ from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.seal import Opening, seal_of
 from proofyard.protocol.settlement import FaultReason, Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
+from proofyard.verifier.engine import audits
 from proofyard.verifier.engine.batches import DEEP_BLOCKS, FORGET_S, MAX_LINES
 from proofyard.verifier.engine.effects import (
     AskMarks,
@@ -38,6 +39,9 @@ from proofyard.verifier.engine.effects import (
 from proofyard.verifier.engine.events import (
     Adopted,
     AnswersWeighed,
+    AuditAnswered,
+    AuditGivenUp,
+    AuditProgressed,
     AuditSealed,
     ChainEvent,
     Drawn,
@@ -68,6 +72,7 @@ from proofyard.verifier.engine.rows import (
     Log,
     Row,
     Seat,
+    SeatState,
     Segment,
     Task,
     TaskState,
@@ -128,10 +133,12 @@ class Desk:
     def now(self) -> Now:
         return Now(START + self.at, 100.0 + self.at, self.block)
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> str:
+        """Why the event was not taken; empty where it was."""
         step = self.engine.handle(event, self.now)
         self.wanted += step.effects
         self.logs += [row for row in step.rows if isinstance(row, Log)]
+        return step.refusal
 
     def wait(self, seconds: float) -> None:
         """As the runner does it: a tick a second, and whenever the engine wants one."""
@@ -718,7 +725,6 @@ def test_a_jobs_batches_are_found_by_its_number() -> None:
 
 
 def test_what_was_weighed_for_a_draw_that_is_gone_says_nothing_of_this_one() -> None:
-
     here, batch = taken_over()
     place, auditors = (JOB, TaskIndex(0), SegmentIndex(0)), (address(2), address(3))
     plan = DrawnSegment(place, auditors, 2, ZERO, WORKER, weigh=True, workload="lora")
@@ -749,6 +755,28 @@ def test_what_was_weighed_for_a_draw_that_is_gone_says_nothing_of_this_one() -> 
 def _draw(here: Desk, batch: Batch, seed: Digest, places: Iterable[Place], auditors: tuple[Address, ...]) -> None:
     plan = tuple(DrawnSegment(p, auditors, 2, ZERO, WORKER, weigh=True, workload="lora") for p in places)
     here.tell(Drawn(batch.id, here.engine.world.forks, seed, plan, b"", 0, batch.commit_block, START, START))
+
+
+def test_what_is_said_of_a_seat_in_a_draw_that_is_gone_says_nothing_of_the_one_in_this() -> None:
+    here, batch = taken_over()
+    place, auditor = (JOB, TaskIndex(0), SegmentIndex(0)), address(2)
+    old, new = Digest(b"a" * 32), Digest(b"b" * 32)
+    for seed in (old, new):
+        if seed == new:
+            here.tell(RolledBack(10))
+        _draw(here, batch, seed, [place], (auditor, address(3)))
+        here.tell(StateLooked(batch.id, place))
+    seat = here.engine.world.rows.seats[batch.id, place][auditor]
+    assert seat.state == SeatState.WORKING
+    of_old = (auditor, BatchId(7), place, old)
+    here.tell(AuditGivenUp(*of_old, "its batch was drawn anew"))
+    here.tell(AuditAnswered(*of_old, taken=False, busy=True))
+    assert here.tell(AuditProgressed(*of_old)) == audits.ANOTHER_DRAW, "it can stop"
+    assert here.tell(AuditSealed(*of_old, ZERO, Signature(bytes(65)))) == audits.ANOTHER_DRAW
+    assert seat.state == SeatState.WORKING
+    assert not here.tell(AuditProgressed(auditor, BatchId(7), place, new))
+    here.tell(AuditGivenUp(auditor, BatchId(7), place, new, "out of memory"))
+    assert seat.state == SeatState.AWAY
 
 
 def test_a_place_that_two_draws_have_and_one_between_has_not_is_looked_at() -> None:

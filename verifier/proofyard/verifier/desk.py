@@ -227,7 +227,7 @@ class Desk:
     async def working(self, connection: Connection, message: Working, _body: Body) -> Acks:
         node = connection.peer
         events: list[Event] = [self._progressed(node, each) for each in message.tasks]
-        events += [AuditProgressed(node, each.batch, _place(each)) for each in message.audits]
+        events += [AuditProgressed(node, each.batch, _place(each), each.seed) for each in message.audits]
         refusals = await self._context.runner.tell_all(events)
         self._count_futile(connection, sum(map(bool, refusals)))
         return Acks(tuple(Ack(not refusal, refusal) for refusal in refusals))
@@ -607,7 +607,7 @@ class Desk:
             self._count_futile(connection, 1)
             return Ack()
         logger.warning("%s gives up a seat: %s", connection.peer, message.reason[:500])
-        event = AuditGivenUp(connection.peer, message.batch, _place(message), message.reason[:500])
+        event = AuditGivenUp(connection.peer, message.batch, _place(message), message.seed, message.reason[:500])
         await self._context.runner.tell(event)
         return Ack()
 

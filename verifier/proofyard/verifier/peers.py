@@ -106,7 +106,8 @@ async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
         for offer, answer in zip(offers, _each(answers, len(offers)), strict=True):
             place = (offer.job, offer.task.index, offer.segment)
             busy = not answer.proceed and answer.reason.startswith("busy")
-            context.runner.post(AuditAnswered(effect.node, offer.batch, place, answer.proceed, busy, answer.reason))
+            said = (answer.proceed, busy, answer.reason)
+            context.runner.post(AuditAnswered(effect.node, offer.batch, place, offer.seed, *said))
 
 
 def _with_states(store: BlockStore, offers: Sequence[AuditOffer]) -> list[AuditOffer]:
@@ -126,7 +127,7 @@ async def _made(context: Context, node: Address, row: int, place: Place, hurries
         _fails_at(context, place[0], error)
         batch = context.rows.batches.get(row)
         if batch is not None and batch.chain_id is not None:
-            context.runner.post(AuditAnswered(node, batch.chain_id, place, taken=False))
+            context.runner.post(AuditAnswered(node, batch.chain_id, place, batch.seed, taken=False))
         return None
 
 

@@ -15,7 +15,7 @@ from proofyard.protocol.findings import COPIED
 from proofyard.protocol.messages import SealOpened
 from proofyard.protocol.seal import CANNOT_EXECUTE, Opening, seal_of
 from proofyard.protocol.settlement import FaultReason
-from proofyard.protocol.types import Address, BatchId, Digest
+from proofyard.protocol.types import Address, Digest
 from proofyard.verifier.engine import batches, tasks
 from proofyard.verifier.engine.effects import LookAtState, OfferAudits, OpenSeals, WeighAnswers
 from proofyard.verifier.engine.events import (
@@ -39,6 +39,8 @@ from proofyard.verifier.engine.rows import Batch, BatchState, Seat, SeatState, S
 from proofyard.verifier.engine.seating import Chair, Patience, Step, backoff, next_step
 from proofyard.verifier.engine.world import World, place_of
 
+OfSeat = AuditAnswered | AuditProgressed | AuditGivenUp | AuditSealed | SealAnswered
+"""What an auditor says of a seat."""
 At = tuple[int, Place]
 """A segment: the row of its batch, and its place in it."""
 NOT_YOURS = "the seat is not yours"
@@ -284,15 +286,15 @@ def state_looked(world: World, event: StateLooked, now: Now) -> None:
 
 def answered(world: World, event: AuditAnswered, now: Now) -> None:
     """Whether an auditor took an offer. One that is busy is asked again without it counting as a try."""
-    found = _seat(world, event.batch, event.place, event.node)
+    found = _seat(world, event)
     if found is not None and not event.taken and found[1].state == SeatState.WORKING:
         _away(world, found[0], event.node, now, busy=event.busy)
 
 
 def progressed(world: World, event: AuditProgressed, now: Now) -> None:
-    found = _seat(world, event.batch, event.place, event.node)
+    found = _seat(world, event)
     if found is None or found[0].verdict != Verdict.PENDING:
-        world.refusal = NOT_YOURS
+        world.refusal = _why_not(world, event)
         return
     segment, seat = found
     if seat.state == SeatState.AWAY:
@@ -303,21 +305,18 @@ def progressed(world: World, event: AuditProgressed, now: Now) -> None:
 
 
 def given_up(world: World, event: AuditGivenUp, now: Now) -> None:
-    found = _seat(world, event.batch, event.place, event.node)
+    found = _seat(world, event)
     if found is not None and found[1].state == SeatState.WORKING:
         _away(world, found[0], event.node, now)
 
 
 def sealed(world: World, event: AuditSealed, now: Now) -> None:
-    found = _seat(world, event.batch, event.place, event.node)
+    found = _seat(world, event)
     if found is None:
-        world.refusal = NOT_YOURS
+        world.refusal = _why_not(world, event)
         return
     segment, seat = found
     if seat.state not in (SeatState.WORKING, SeatState.AWAY):
-        return
-    if world.rows.batches[segment.batch].seed != event.seed:
-        world.refusal = ANOTHER_DRAW
         return
     _rise(world, (segment.batch, place_of(segment)), seat.auditor)
     if segment.verdict != Verdict.PENDING:
@@ -330,13 +329,13 @@ def sealed(world: World, event: AuditSealed, now: Now) -> None:
 
 def opened(world: World, event: SealAnswered, now: Now) -> None:
     """One seal of those that are opened together. An answer that does not fit its seal is none."""
-    found, memory = _seat(world, event.batch, event.place, event.node), world.memory(Memory)
+    found, memory = _seat(world, event), world.memory(Memory)
     if found is None:
         return
     segment, seat = found
     at = (segment.batch, place_of(segment))
     round_ = memory.rounds.get(at)
-    if round_ is None or event.node not in round_.awaited or world.rows.batches[segment.batch].seed != event.seed:
+    if round_ is None or event.node not in round_.awaited:
         return
     round_.awaited.discard(event.node)
     if event.opening is not None and seat.seal == seal_of(event.opening, event.node):
@@ -637,10 +636,17 @@ def _name(segment: Segment) -> str:
     return f"task {segment.task} segment {segment.index}"
 
 
-def _seat(world: World, batch: BatchId, place: Place, node: Address) -> tuple[Segment, Seat] | None:
-    """A seat by the batch's number on chain, as peers name it."""
-    row = world.rows.by_chain_id.get(batch)
-    if row is None:
+def _seat(world: World, event: OfSeat) -> tuple[Segment, Seat] | None:
+    """The seat that an auditor speaks of, by its batch's number on chain and by its draw: what it says of an earlier
+    draw says nothing of its seat in this one."""
+    batch = world.rows.by_chain_id.get(event.batch)
+    if batch is None or batch.seed != event.seed:
         return None
-    seat, segment = world.rows.seats.get((row.id, place), {}).get(node), world.rows.segments.get((row.id, place))
+    at = (batch.id, event.place)
+    seat, segment = world.rows.seats.get(at, {}).get(event.node), world.rows.segments.get(at)
     return None if seat is None or segment is None else (segment, seat)
+
+
+def _why_not(world: World, event: OfSeat) -> str:
+    batch = world.rows.by_chain_id.get(event.batch)
+    return ANOTHER_DRAW if batch is not None and batch.seed not in (b"", event.seed) else NOT_YOURS

@@ -109,11 +109,12 @@ class WorkCommitted:
 
 @dataclass(frozen=True, slots=True)
 class AuditAnswered:
-    """How an auditor took an offer."""
+    """How an auditor took an offer of the draw with this seed."""
 
     node: Address
     batch: BatchId
     place: Place
+    seed: Digest
     taken: bool
     busy: bool = False
     reason: str = ""
@@ -124,6 +125,7 @@ class AuditProgressed:
     node: Address
     batch: BatchId
     place: Place
+    seed: Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class AuditGivenUp:
     node: Address
     batch: BatchId
     place: Place
+    seed: Digest
     reason: str
 
 
