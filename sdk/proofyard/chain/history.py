@@ -38,6 +38,9 @@ from proofyard.protocol.settlement import Header, Line, OperatorId, draw_seed, h
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Wei
 from proofyard.protocol.view import BatchView, JobFacts, OpenBatch, OperatorFacts, Seat
 
+LATELY_BLOCKS = 512
+"""Which batches were open is asked of the last blocks, nearly always."""
+
 
 @dataclass(frozen=True)
 class BlockFacts:
@@ -105,6 +108,9 @@ class History:
         self._leading: Timeline[BatchId, Leading] = Timeline()
         self._standing: Timeline[BatchId, Standing] = Timeline()
         self._settled: Timeline[BatchId, BatchSettled] = Timeline()
+        self._lately_open: dict[BatchId, None] = {}
+        """The batches that are open, or were after block `_swept`; of older blocks all are looked at."""
+        self._swept = -1
 
     # Reading
 
@@ -118,11 +124,23 @@ class History:
                 self._last = when(event.position)
                 self._fold(event)
         self.read_to = read_to
+        if read_to >= self._swept + 2 * LATELY_BLOCKS:
+            self._sweep(read_to - LATELY_BLOCKS)
+
+    def _sweep(self, block: int) -> None:
+        """Look no more at batches that have been over since a block: there are ever more of them."""
+        self._swept = block
+        for batch in list(self._lately_open):
+            then, now = (self._standing.at(batch, end_of(until)) for until in (block, self.read_to))
+            if then is now and then is not None and not then.open:
+                del self._lately_open[batch]
 
     def _undo(self, block: int) -> None:
         for value in vars(self).values():
             if isinstance(value, Timeline):
                 value.undo(block)
+        if block < self._swept:
+            self._swept, self._lately_open = -1, {batch: None for batch, _ in self._standing.known(end_of(block))}
         self.rollbacks += 1
         self.read_to = min(self.read_to, block)
         self._last = min(self._last, end_of(block))
@@ -190,6 +208,7 @@ class History:
         self._commit_blocks.put(event.batch, at, event.position.block)
         self._leading.put(event.batch, at, Leading(event.verifier, event.lines, event.quorum, 0, 0))
         self._standing.put(event.batch, at, Standing(True, 0))
+        self._lately_open[event.batch] = None
         for line in event.lines:
             self._of_job.put(line.job, at, event.batch)
 
@@ -217,6 +236,7 @@ class History:
     def _(self, event: BatchVoided) -> None:
         at = when(event.position)
         self._standing.put(event.batch, at, Standing(True, self._voidings(event.batch, at) + 1))
+        self._lately_open[event.batch] = None
 
     @_fold.register
     def _(self, event: BatchDropped) -> None:
@@ -306,7 +326,11 @@ class History:
     def open_batches(self, block: int) -> tuple[OpenBatch, ...]:
         """The batches that were committed, and neither settled nor dropped, ascending; a voided one is open again."""
         at = end_of(block)
-        return tuple(self._open(batch, at) for batch, standing in self._standing.known(at) if standing.open)
+        looked_at = (
+            [batch for batch, _ in self._standing.known(at)] if block < self._swept else sorted(self._lately_open)
+        )
+        standings = [(batch, self._standing.at(batch, at)) for batch in looked_at]
+        return tuple(self._open(batch, at) for batch, known in standings if known is not None and known.open)
 
     def _open(self, batch: BatchId, at: When) -> OpenBatch:
         return OpenBatch(batch, self._header(batch, self._leading_at(batch, at).lines))

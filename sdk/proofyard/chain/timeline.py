@@ -24,41 +24,50 @@ def end_of(block: int) -> When:
 
 
 class Timeline(Generic[K, V]):
-    """For each key the values it had, oldest first. Memory grows with the changes, a lookup is a bisection."""
+    """For each key the values it had, oldest first. Memory grows with the changes; a lookup is a bisection, and undoing
+    takes as long as there are changes to undo."""
 
     def __init__(self) -> None:
-        self._times: dict[K, list[When]] = {}
-        self._values: dict[K, list[V]] = {}
+        self._changes: dict[K, list[tuple[When, V]]] = {}
+        self._order: list[K] = []
+        """The key of each change, oldest first."""
 
     def put(self, key: K, at: When, value: V) -> None:
-        """`key` has a new value from `at` on, which lies behind all its changes before."""
-        self._times.setdefault(key, []).append(at)
-        self._values.setdefault(key, []).append(value)
+        """`key` has a new value from `at` on, which lies behind all changes before, of any key."""
+        self._changes.setdefault(key, []).append((at, value))
+        self._order.append(key)
 
     def at(self, key: K, moment: When) -> V | None:
         """What the value was just after `moment`; None before its first."""
-        count = self._count(key, moment)
-        return self._values[key][count - 1] if count else None
+        changes = self._changes.get(key)
+        if changes is None:
+            return None
+        if changes[-1][0] <= moment:
+            return changes[-1][1]
+        count = bisect_right(changes, moment, key=_time)
+        return changes[count - 1][1] if count else None
 
     def changes(self, key: K, moment: When) -> list[tuple[When, V]]:
         """Every value until `moment`, with the time from which it was so."""
-        count = self._count(key, moment)
-        return list(zip(self._times[key][:count], self._values[key][:count], strict=True)) if count else []
+        changes = self._changes.get(key, [])
+        return changes[: bisect_right(changes, moment, key=_time)]
 
     def known(self, moment: When) -> Iterator[tuple[K, V]]:
         """Each key that had a value at `moment`, in the order of their first ones, with that value."""
-        for key in self._times:
+        for key in self._changes:
             value = self.at(key, moment)
             if value is not None:
                 yield key, value
 
     def undo(self, block: int) -> None:
         """Forget what changed behind `block`."""
-        for key in list(self._times):
-            count = self._count(key, end_of(block))
-            del self._times[key][count:], self._values[key][count:]
-            if not count:
-                del self._times[key], self._values[key]
+        end = end_of(block)
+        while self._order and self._changes[self._order[-1]][-1][0] > end:
+            key = self._order.pop()
+            self._changes[key].pop()
+            if not self._changes[key]:
+                del self._changes[key]
 
-    def _count(self, key: K, moment: When) -> int:
-        return bisect_right(self._times.get(key, ()), moment)
+
+def _time(change: tuple[When, object]) -> When:
+    return change[0]
