@@ -40,11 +40,12 @@ from proofyard.verifier.store.claims import Claims
 from proofyard.verifier.store.database import Database
 from proofyard.workloads.workload import Workload, all_tasks, load_workload, rounds_of
 
-K = TypeVar("K")
 T = TypeVar("T")
 
 KEPT, COUNTED = 256, 4096
 """Manifests and task graphs that are kept in memory, and batches of jobs whose rounds do not wait for everybody."""
+UNUSED_S = 120.0
+"""Manifests, graphs and member lists that nobody needed for so long are decoded again when somebody does."""
 CALLS_AT_ONCE = 8
 FIND_S = 60.0
 """A manifest, list or record is waited for no longer in one attempt; what came of it stays for the next. Who commits to
@@ -185,15 +186,17 @@ class Context:
     _background: set[asyncio.Task[None]] = field(default_factory=set)
     _params: Params | None = None
     _own: OperatorId | None = None
-    _manifests: OrderedDict[Cid, Manifest] = field(default_factory=OrderedDict)
-    _graphs: OrderedDict[Cid, tuple[TaskSpec, ...]] = field(default_factory=OrderedDict)
+    _manifests: Recent[Cid, Manifest] = field(default_factory=lambda: Recent(KEPT, unused_s=UNUSED_S))
+    _graphs: Recent[Cid, tuple[TaskSpec, ...]] = field(default_factory=lambda: Recent(KEPT, unused_s=UNUSED_S))
     _counted: Counted = field(default_factory=lambda: Counted(COUNTED))
-    _seeds: OrderedDict[BatchId, Digest] = field(default_factory=OrderedDict)
+    _seeds: Recent[BatchId, Digest] = field(default_factory=lambda: Recent(KEPT))
     _undone: int = 0
     """How often the chain went back."""
     _reads: dict[str, _Read] = field(default_factory=dict)
     _block_time: _Read = field(default_factory=lambda: _Read(0.0, 0))
-    lists: Recent[Hashable, tuple[CommittedMember, ...]] = field(default_factory=lambda: Recent(LISTS_BYTES))
+    lists: Recent[Hashable, tuple[CommittedMember, ...]] = field(
+        default_factory=lambda: Recent(LISTS_BYTES, unused_s=UNUSED_S)
+    )
     """Member lists that fit their root: every draw and every look at exposure needs those of all open batches."""
     plans: Recent[BatchId, Planned] = field(default_factory=lambda: Recent(PLANS_KEPT))
     _head: int = 0
@@ -358,14 +361,14 @@ class Context:
         row = self.rows.by_chain_id.get(batch)
         if row is not None and row.state == BatchState.AUDITING and row.seed:
             return row.seed
-        if batch in self._seeds:
-            return self._seeds[batch]
+        if (known := self._seeds.get(batch)) is not None:
+            return known
         told_to, undone = self.told_to, self._undone
         drawn = await self.on_chain(lambda: self.chain.seed(batch))
         if drawn is None:
             raise NotDrawn(batch, 0 if row is None else row.commit_block)
         if drawn.block <= told_to and undone == self._undone:
-            _keep(self._seeds, batch, drawn.seed)
+            self._seeds.put(batch, drawn.seed)
         return drawn.seed
 
     def went_back(self) -> None:
@@ -378,7 +381,7 @@ class Context:
 
     async def job_of(self, cid: Cid) -> tuple[Manifest, tuple[TaskSpec, ...]]:
         """A manifest and its task graph, from the store. Raises as `graph` does."""
-        if cid not in self._graphs:
+        if self._graphs.get(cid) is None:
             await asyncio.to_thread(self.graph, cid)
         return self.manifest(cid), self.graph(cid)
 
@@ -387,7 +390,8 @@ class Context:
         found = self._manifests.get(cid)
         if found is None:
             found = decode_manifest(self.store.get_bytes(cid, max_bytes=MAX_MANIFEST_BYTES))
-        return _keep(self._manifests, cid, found)
+            self._manifests.put(cid, found)
+        return found
 
     def graph(self, cid: Cid) -> tuple[TaskSpec, ...]:
         """All tasks of a manifest in the store (`all_tasks`). Raises `ManifestRefused`."""
@@ -395,7 +399,8 @@ class Context:
         if found is None:
             manifest = self.manifest(cid)
             found = all_tasks(self.workload(manifest), manifest)
-        return _keep(self._graphs, cid, found)
+            self._graphs.put(cid, found)
+        return found
 
     async def graph_of(self, job: JobId, cid: Cid, first: Connection | None = None) -> tuple[TaskSpec, ...]:
         """The task graph of a job on chain with this manifest, which is in the store; where its rounds do not wait for
@@ -460,12 +465,3 @@ class Context:
             peers = [*([] if first is None else [first]), *await self.others(), *self.providers()]
             await fetch(self.store, cid, peers, max_bytes=max_bytes, within_s=FIND_S)
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
-
-
-def _keep(cache: OrderedDict[K, T], cid: K, value: T) -> T:
-    """The last few that were needed stay."""
-    cache[cid] = value
-    cache.move_to_end(cid)
-    while len(cache) > KEPT:
-        cache.popitem(last=False)
-    return value
