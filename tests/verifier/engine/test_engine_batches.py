@@ -15,6 +15,7 @@ from proofyard.chain.events import (
     JobTaken,
     Position,
 )
+from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.mark import UNOPENED
@@ -79,6 +80,7 @@ from proofyard.verifier.engine.rows import (
     Work,
     WorkState,
 )
+from proofyard.verifier.engine.seating import AWAY_AFTER, backoff
 from proofyard.verifier.engine.world import Node, Rows, Rules
 
 JOB, ZERO = JobId(1), Digest(bytes(32))
@@ -777,6 +779,38 @@ def test_what_is_said_of_a_seat_in_a_draw_that_is_gone_says_nothing_of_the_one_i
     assert not here.tell(AuditProgressed(auditor, BatchId(7), place, new))
     here.tell(AuditGivenUp(auditor, BatchId(7), place, new, "out of memory"))
     assert seat.state == SeatState.AWAY
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_an_auditor_at_work_on_what_others_have_decided_has_room_again(speaks: bool) -> None:
+    """It stops once it is told that nobody waits for it, and says nothing more; or it has gone."""
+    here, batch = taken_over()
+    place, (a, b, c) = (JOB, TaskIndex(0), SegmentIndex(0)), (address(2), address(3), address(4))
+    here.tell(NodeJoined(c, c, 1, Wei(1), 0, frozenset({"lora"}), 1, 1))
+    seed = Digest(b"a" * 32)
+    _draw(here, batch, seed, [place], (a, b, c))
+    here.tell(StateLooked(batch.id, place))
+    of_place, seats = (BatchId(7), place, seed), here.engine.world.rows.seats[batch.id, place]
+    for _ in range(AWAY_AFTER):
+        assert seats[a].state == SeatState.WORKING
+        here.tell(AuditAnswered(a, *of_place, taken=False))
+        here.wait(1 + backoff(seats[a].tries) * (seats[a].tries < AWAY_AFTER))
+    answers = {each: Opening(ZERO, ZERO, "", bytes(32)) for each in (b, c)}
+    for each, opening in answers.items():
+        here.tell(AuditSealed(each, *of_place, seal_of(opening, each), Signature(bytes(65))))
+    assert not here.tell(AuditProgressed(a, *of_place)), "it is at work after all"
+    for each, opening in answers.items():
+        here.tell(SealAnswered(each, *of_place, opening))
+    (weigh,) = [effect for effect in here.wanted if isinstance(effect, WeighAnswers)]
+    here.tell(AnswersWeighed(batch.id, place, weigh.seed, ((b, ZERO), (c, ZERO)), frozenset()))
+    segment = here.engine.world.rows.segments[batch.id, place]
+    working = here.engine.world.memory(audits.Memory).working
+    assert segment.verdict == Verdict.VALID and working[a]
+    if speaks:
+        assert here.tell(AuditProgressed(a, *of_place)) == audits.NOT_YOURS
+    else:
+        here.wait(here.engine.world.rules.lease_s + 1)
+    assert not working[a]
 
 
 def test_a_place_that_two_draws_have_and_one_between_has_not_is_looked_at() -> None:

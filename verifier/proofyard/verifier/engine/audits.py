@@ -224,6 +224,10 @@ def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
         case ("look", at):
             if at in world.rows.segments:
                 memory.dirty[at] = None
+        case ("lease", at, auditor):
+            until = memory.leases.get((at, auditor))  # type: ignore[arg-type]
+            if until is not None and until <= now.mono:
+                _lapse(world, at, auditor)  # type: ignore[arg-type]
         case ("patience", batch):
             for segment in world.rows.segments_of.get(batch, ()):  # type: ignore[call-overload]
                 if segment.verdict == Verdict.PENDING:
@@ -293,10 +297,15 @@ def answered(world: World, event: AuditAnswered, now: Now) -> None:
 
 def progressed(world: World, event: AuditProgressed, now: Now) -> None:
     found = _seat(world, event)
-    if found is None or found[0].verdict != Verdict.PENDING:
+    if found is None:
         world.refusal = _why_not(world, event)
         return
     segment, seat = found
+    if segment.verdict != Verdict.PENDING:
+        # It stops once it is told.
+        world.refusal = NOT_YOURS
+        _rise(world, (segment.batch, place_of(segment)), seat.auditor)
+        return
     if seat.state == SeatState.AWAY:
         # It fell silent and is at work after all: nobody else is needed.
         _work(world, segment, seat, now)
@@ -384,7 +393,7 @@ def seat(world: World, now: Now) -> None:
         world.about = () if segment is None else (segment.job,)
         if segment is None or segment.verdict != Verdict.PENDING or not segment.looked or at in memory.rounds:
             continue
-        if world.rows.batches[segment.batch].state != BatchState.AUDITING:
+        if not _is_audited(world, segment):
             continue
         step = _look(world, memory, segment, now)
         for auditor in step.lapsed:
@@ -485,7 +494,21 @@ def _work(world: World, segment: Segment, seat: Seat, now: Now) -> None:
 def _lease(world: World, segment: Segment, auditor: Address, now: Now) -> None:
     at, until = (segment.batch, place_of(segment)), now.mono + world.rules.lease_s
     world.memory(Memory).leases[at, auditor] = until
-    world.wake_at(until + 0.01, ("audits", "look", at))
+    world.wake_at(until + 0.01, ("audits", "lease", at, auditor))
+
+
+def _lapse(world: World, at: At, auditor: Address) -> None:
+    """No word of an auditor until its lease was over. Where nobody waits for its answer it has room again; else what
+    follows is for the look at the segment."""
+    segment = world.rows.segments.get(at)
+    if segment is None or segment.verdict != Verdict.PENDING or not _is_audited(world, segment):
+        _rise(world, at, auditor)
+    else:
+        world.memory(Memory).dirty[at] = None
+
+
+def _is_audited(world: World, segment: Segment) -> bool:
+    return world.rows.batches[segment.batch].state == BatchState.AUDITING
 
 
 def _away(world: World, segment: Segment, auditor: Address, now: Now, *, busy: bool = False) -> None:
@@ -495,9 +518,10 @@ def _away(world: World, segment: Segment, auditor: Address, now: Now, *, busy: b
     seat.state = SeatState.AWAY
     seat.tries += 0 if busy else 1
     world.rows.touch(seat)
-    memory.rests[at, auditor] = now.mono + backoff(seat.tries)
     _rise(world, at, auditor)
-    memory.dirty[at] = None
+    if segment.verdict == Verdict.PENDING:
+        memory.rests[at, auditor] = now.mono + backoff(seat.tries)
+        memory.dirty[at] = None
 
 
 def _rise(world: World, at: At, auditor: Address) -> None:
@@ -614,6 +638,7 @@ def _forget(world: World, memory: Memory, at: At, segment: Segment) -> None:
     for auditor in segment.auditors:
         memory.listed[auditor].discard(at)
         memory.queued[auditor].pop(at, None)
+        memory.rests.pop((at, auditor), None)
     round_ = memory.rounds.pop(at, None)
     if round_ is not None:
         world.done(_weigh(world, at, round_).key)

@@ -765,7 +765,11 @@ def _forget(world: World, batch: Batch, now: Now) -> None:
 
 def _unreserve(world: World, batch: Batch) -> None:
     if batch.state == BatchState.FORMED:
-        world.memory(Memory).reserved.subtract(dict(batch.lines))
+        reserved = world.memory(Memory).reserved
+        for job, units in batch.lines:
+            reserved[job] -= units
+            if not reserved[job]:
+                del reserved[job]
         backing.not_formed(world, batch)
 
 

@@ -182,6 +182,9 @@ class Rows:
             place = segment.batch, place_of(segment)
             del self.segments[place]
             self.seats.pop(place, None)
+        for works_in in (self.works_of, self.decoys_in):
+            if not works_in.get(batch.id):
+                works_in.pop(batch.id, None)
         self._leave(batch)
 
     def delete_tasks(self, job: JobId, works: Iterable[Work]) -> None:
@@ -282,7 +285,10 @@ class Rows:
                 del self.segments[row.batch, place_of(row)]
                 self.segments_of[row.batch].remove(row)
             case Seat():
-                del self.seats[row.batch, seat_place(row)][row.auditor]
+                seats = self.seats[row.batch, seat_place(row)]
+                del seats[row.auditor]
+                if not seats:
+                    del self.seats[row.batch, seat_place(row)]
             case Fault():
                 self._absolve(self.faults.pop(row.key))
 
