@@ -73,7 +73,7 @@ bench-pipeline: setup ## what verification costs a running job: time, waits, red
 	@$(PY) scripts/prepare_model.py --cache .cache >/dev/null
 	@$(PY) scripts/bench_pipeline.py
 
-bench-verifier: setup ## tasks a second, cost, gas and memory of a verifier with 500 nodes: docs/performance.md (about 15 minutes)
+bench-verifier: setup ## tasks a second, cost, gas and memory of a verifier with 500 nodes: docs/performance.md (about 20 minutes)
 	@$(PY) scripts/bench_verifier.py
 
 bench-economics: setup ## honest against strategic owners with the shipped parameters: docs/economics.md (a few minutes)

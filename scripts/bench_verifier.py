@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,25 @@ from proofyard.protocol.types import JobId
 CLIENTS = 50
 AT_ONCE = 10
 """Small jobs that run at the same time while memory is looked at."""
+REST_S = 300.0
+"""Small jobs run for so long before memory is looked at: batches stay for 64 blocks, what was decoded for 120 s."""
 
 
 class Bench:
     """One network; `results` by figure."""
 
-    def __init__(self, network: BenchNetwork, *, small: int, large: int, jobs: int, tiny: int, job_tasks: int) -> None:
-        self._network = network
+    def __init__(
+        self,
+        network: BenchNetwork,
+        *,
+        small: int,
+        large: int,
+        jobs: int,
+        tiny: int,
+        job_tasks: int,
+        rest_s: float,
+    ) -> None:
+        self._network, self._rest_s = network, rest_s
         self._small, self._large, self._jobs, self._tiny, self._job_tasks = small, large, jobs, tiny, job_tasks
         self.results: dict[str, Any] = {}
         self._jobs_done: list[JobId] = []
@@ -58,13 +71,19 @@ class Bench:
         self.results["gas_per_task_100_jobs"] = figures["gas_per_task"]
 
     def memory(self) -> None:
-        """small jobs, some at a time: what the verifier keeps of each"""
-        sizes = []
-        for _ in range(self._tiny // AT_ONCE):
-            self._network.wait_paid(self._network.open_jobs(AT_ONCE, self._job_tasks), 600)
-            sizes.append(self._network.verifier_bytes())
-        self.results["memory"] = {"jobs": self._tiny, "jobs_at_once": AT_ONCE, "bytes": sizes}
-        self.results["memory_bytes_per_job"] = slope(sizes[len(sizes) // 4 :]) / AT_ONCE
+        """small jobs, some at a time: what the verifier keeps of each, once what it keeps for some minutes is full"""
+        before, begun = 0, time.monotonic()
+        while time.monotonic() - begun < self._rest_s:
+            self._small_jobs()
+            before += AT_ONCE
+        sizes = [self._small_jobs() for _ in range(self._tiny // AT_ONCE)]
+        self.results["memory"] = {"jobs_before": before, "jobs": self._tiny, "jobs_at_once": AT_ONCE, "bytes": sizes}
+        self.results["memory_bytes_per_job"] = slope(sizes) / AT_ONCE
+
+    def _small_jobs(self) -> int:
+        """What the verifier takes after a few more."""
+        self._network.wait_paid(self._network.open_jobs(AT_ONCE, self._job_tasks), 600)
+        return self._network.verifier_bytes()
 
     def idle(self) -> None:
         """a node that has nothing to do, in a network of its own"""
@@ -110,7 +129,7 @@ def main() -> None:
     try:
         with BenchNetwork(folder, nodes=nodes) as network:
             sizes = {"small": tasks, "large": 10 * tasks, "jobs": 100 // part, "tiny": 200 // part, "job_tasks": 10}
-            bench = Bench(network, **sizes)
+            bench = Bench(network, **sizes, rest_s=REST_S / part)
             bench.results["nodes"] = nodes
             scenarios: list[Callable[[], None]] = [
                 *(bench.small, bench.large, bench.trusted, bench.many, bench.memory, bench.idle)
