@@ -53,8 +53,9 @@ class Timeline(Generic[K, V]):
         return changes[: bisect_right(changes, moment, key=_time)]
 
     def known(self, moment: When) -> Iterator[tuple[K, V]]:
-        """Each key that had a value at `moment`, in the order of their first ones, with that value."""
-        for key in self._changes:
+        """Each key that had a value at `moment`, in the order of their first ones, with that value. What comes while they
+        are looked at is not among them."""
+        for key in list(self._changes):
             value = self.at(key, moment)
             if value is not None:
                 yield key, value
