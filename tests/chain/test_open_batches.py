@@ -57,6 +57,17 @@ def test_they_are_those_that_looking_at_all_finds_at_any_block_also_after_rollba
             assert [each.batch for each in history.open_batches(past)] == wanted
 
 
+def test_a_batch_whose_settlement_goes_with_many_blocks_is_open_again() -> None:
+    history, one = empty(), BatchId(1)
+    history.apply([BatchCommitted(Position(1, ZERO, 0), one, OperatorId(1), ZERO, 1, ZERO, (), 1)], 50)
+    settled = BatchSettled(Position(100, ZERO, 0), one, 0, ZERO, 0, Wei(0), Wei(0), ZERO, RECORD, 1, 0, ())
+    history.apply([settled], 2000)
+    assert not history._lately_open
+    history.apply([Rollback(50)], 50)
+    history.apply([], 1600)
+    assert [each.batch for each in history.open_batches(1600)] == [one]
+
+
 def test_what_is_over_for_long_is_not_looked_at_again() -> None:
     history = empty()
     for number in range(1, 2001):

@@ -10,12 +10,15 @@ from machine import until
 from stand_ins import SEED, VERIFIER
 from test_audits import AFTER, SECOND, TASK, Bench
 
+from proofyard.artifacts import cid_of_bytes
 from proofyard.chain import Drawn, Wallet
 from proofyard.node.agent import _audit_progress
 from proofyard.node.work import Work
+from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.messages import AuditFailed, AuditOffer, OpenSeal
 from proofyard.protocol.seal import seal_of
 from proofyard.protocol.types import BatchId, Digest, JobId, SegmentIndex
+from proofyard.workloads.errors import SegmentFailed
 
 OLD = Digest(b"o" * 32)
 REQUEST = OpenSeal(BatchId(3), JobId(1), TASK.index, SegmentIndex(1))
@@ -153,6 +156,22 @@ async def test_the_same_answer_to_the_same_draw_has_one_seal_whatever_became_of_
     other = await bench.audit(SECOND)
     assert other is not None and sealed[1] is not None
     assert other.salt != sealed[1].salt, "the salt of one answer hides no other"
+
+
+async def test_so_has_a_failure_and_each_draw_has_another_salt(tmp_path: Path) -> None:
+    wallet, sealed = Wallet.generate(), []
+    for name in ("before", "after"):
+        bench = Bench(tmp_path / name, SegmentFailed(1, "the loss is NaN"))
+        bench.agent._wallet = wallet
+        sealed.append(await bench.audit(SECOND))
+    assert sealed[0] == sealed[1] is not None
+    offer = bench.offer(SECOND)
+    salts = {
+        bench.agent._salt(each, cid_digest(cid_of_bytes(AFTER)), reason)
+        for each in (offer, msgspec.structs.replace(offer, seed=OLD))
+        for reason in ("", "the loss is NaN")
+    }
+    assert len(salts) == 4
 
 
 async def test_what_a_node_says_of_a_seat_names_its_draw(tmp_path: Path) -> None:

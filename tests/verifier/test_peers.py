@@ -36,7 +36,7 @@ from proofyard.verifier.engine.machine import Engine
 from proofyard.verifier.engine.rows import Batch, BatchState, Job, Row, Segment, Task
 
 TASKS = 150
-ZERO = Digest(bytes(32))
+ZERO, SEED = Digest(bytes(32)), Digest(b"s" * 32)
 JOB = JobId(1)
 WORKER = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
 
@@ -73,14 +73,13 @@ class Office:
         pay: dict[str, Any] = {"reward": "1", "audit_fee": "1", "verifier_fee": "1", "deadline": 2**40}
         more: dict[str, Any] = {"auditors_per_segment": 2, "segments_per_audit": 1, "workload": 0}
         batch = Batch(id=1, state=BatchState.AUDITING, root=members_root(members), members=b"", lines=((JOB, 1),))
-        batch.members, batch.chain_id = encode_members(members), BatchId(7)
+        batch.members, batch.chain_id, batch.seed = encode_members(members), BatchId(7), SEED
         rows: list[Row] = [Job(id=JOB, manifest=manifest, **terms, **pay, **more), batch]
         rows += [Task(job=JOB, index=spec.index, spec=encode(spec), reward="1") for spec in specs]
         place: dict[str, Any] = {"batch": 1, "job": JOB, "task": TaskIndex(0)}
         for index in range(4):
             rows.append(Segment(**place, index=index, auditors=(), seats=2, claimed=ZERO, worker=WORKER))
         self.context.runner.engine = Engine(self.context.runner.rules, rows)
-        self.context._seeds[BatchId(7)] = Digest(b"s" * 32)
         self.node = Peer()
         join(self.verifier, self.node, record_of(chain.add_node(self.node.wallet)))
 
@@ -124,7 +123,7 @@ async def test_another_number_of_answers_answers_nothing(office: Office, count: 
     """A node that gives three tasks two answers has said nothing of any of them."""
     office.node.say = lambda _: Acks((Ack(),) * count)
     await peers.offer_tasks(office.context, office.offer(0, 1, 2))
-    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 1, office.places(3)))
+    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 1, office.places(3), SEED))
     assert len(office.told()) == 6 and not any(event.taken for event in office.told())
 
 
@@ -140,7 +139,7 @@ async def test_no_answer_is_no_refusal(office: Office, away: bool) -> None:
         office.verifier.desk.left(office.node)  # type: ignore[arg-type]
         office.context.runner._items.clear()
     await peers.offer_tasks(office.context, office.offer(0))
-    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 1, office.places(1)))
+    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 1, office.places(1), SEED))
     await peers.open_seals(office.context, effects.OpenSeals(office.node.peer, 1, office.places(1)))
     await peers.cancel_tasks(office.context, effects.CancelTasks(office.node.peer, ((JOB, TaskIndex(0)),), "done"))
     task, audit, seal = office.told()
@@ -153,17 +152,24 @@ async def test_no_answer_is_no_refusal(office: Office, away: bool) -> None:
 async def test_an_audit_offer_names_the_state_before_and_never_the_one_after(office: Office) -> None:
     """Nobody knows the task but by the batch's member list."""
     office.context.rows.tasks.clear()
-    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 1, office.places(4)))
+    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 1, office.places(4), SEED))
     (message,) = office.node.asked
     assert isinstance(message, AuditOffers)
     assert [offer.before for offer in message.offers] == list(office.before[:4])
-    assert all((offer.batch, offer.seed) == (7, b"s" * 32) for offer in message.offers)
+    assert all((offer.batch, offer.seed) == (7, SEED) for offer in message.offers)
     assert all(event.taken and event.batch == 7 for event in office.told())
+
+
+async def test_what_was_to_be_offered_of_another_draw_is_not(office: Office) -> None:
+    """Nor is anything said of a seat in this one."""
+    old = Digest(b"o" * 32)
+    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 1, office.places(4), old))
+    assert not office.node.asked and not office.told()
 
 
 @pytest.mark.parametrize(("hurries", "seconds"), [(True, 3), (False, 300)])
 async def test_an_answer_is_wanted_later_where_nobody_waits_for_it(office: Office, hurries: bool, seconds: int) -> None:
-    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 1, office.places(1), hurries))
+    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 1, office.places(1), SEED, hurries))
     (message,) = office.node.asked
     assert isinstance(message, AuditOffers)
     assert [offer.wanted_s for offer in message.offers] == [seconds]
@@ -191,8 +197,8 @@ async def test_what_is_no_more_is_not_offered_and_holds_up_nothing(office: Offic
     del office.context.rows.tasks[JOB, TaskIndex(1)]
     del office.context.rows.segments[1, office.places(2)[1]]
     await peers.offer_tasks(office.context, office.offer(0, 1, 2))
-    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 1, office.places(3)))
-    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 99, office.places(3)))
+    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 1, office.places(3), SEED))
+    await peers.offer_audits(office.context, effects.OfferAudits(office.node.peer, 99, office.places(3), SEED))
     first, second = office.node.asked
     assert [offer.task.index for offer in first.offers] == [0, 2]
     assert [offer.segment for offer in second.offers] == [0, 2]

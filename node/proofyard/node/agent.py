@@ -862,19 +862,20 @@ class Agent:
         except WorkloadError as error:
             if not error.defined:
                 raise
-            reason, salt = plain_reason(str(error)), self._salt(offer, CANNOT_EXECUTE)
+            reason = plain_reason(str(error))
+            salt = self._salt(offer, CANNOT_EXECUTE, reason)
             return SealOpened(CANNOT_EXECUTE, self._keyed(offer, before), reason, salt)
         # A state is only ever asked for where answers are compared by more than their digests.
         name = cid_of_bytes if is_exact(workload, manifest) else self._store.put_bytes
         digest = cid_digest(await aside(len(after), name, after))
         keyed = await aside(len(after), self._keyed, offer, after)
-        return SealOpened(digest, keyed, "", self._salt(offer, digest))
+        return SealOpened(digest, keyed, "", self._salt(offer, digest, ""))
 
     def _keyed(self, offer: AuditOffer, state: bytes) -> Digest:
         return keyed_digest(offer.seed, self._wallet.address, state)
 
-    def _salt(self, offer: AuditOffer, after: Digest) -> bytes:
-        struct_hash = salt_struct_hash(*offer.place, offer.seed, after)
+    def _salt(self, offer: AuditOffer, after: Digest, reason: str) -> bytes:
+        struct_hash = salt_struct_hash(*offer.place, offer.seed, after, reason)
         return self._wallet.salt_for(self._domain.typed_digest(struct_hash))
 
     def _progress_of(self, work: Work) -> Callable[[Progress], None]:

@@ -53,8 +53,8 @@ class Timeline(Generic[K, V]):
         return changes[: bisect_right(changes, moment, key=_time)]
 
     def known(self, moment: When) -> Iterator[tuple[K, V]]:
-        """Each key that had a value at `moment`, in the order of their first ones, with that value. What comes while they
-        are looked at is not among them."""
+        """Each key that had a value at `moment`, in the order of their first ones, with that value; not what comes
+        while they are looked at."""
         for key in list(self._changes):
             value = self.at(key, moment)
             if value is not None:

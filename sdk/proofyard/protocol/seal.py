@@ -21,9 +21,8 @@ from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentInd
 
 SEAL_TYPE = "Seal(uint256 batch,uint256 job,uint32 task,uint32 segment,bytes32 seed,address auditor,bytes32 seal)"
 SEAL_TYPEHASH = Digest(keccak(SEAL_TYPE.encode()))
-SALT_TYPEHASH = Digest(
-    keccak(b"SealSalt(uint256 batch,uint256 job,uint32 task,uint32 segment,bytes32 seed,bytes32 after)")
-)
+SALT_TYPE = "SealSalt(uint256 batch,uint256 job,uint32 task,uint32 segment,bytes32 seed,bytes32 after,string reason)"
+SALT_TYPEHASH = Digest(keccak(SALT_TYPE.encode()))
 
 CANNOT_EXECUTE = Digest(hashlib.sha256(b"proofyard: this segment cannot be executed").digest())
 """The answer of whoever executed a segment and met a failure that manifest, inputs and state alone determine."""
@@ -100,9 +99,9 @@ def seal_struct_hash(
 
 
 def salt_struct_hash(
-    batch: BatchId, job: JobId, task: TaskIndex, segment: SegmentIndex, seed: Digest, after: Digest
+    batch: BatchId, job: JobId, task: TaskIndex, segment: SegmentIndex, seed: Digest, after: Digest, reason: str
 ) -> Digest:
     """What an auditor makes its salt of, with its key: the same answer to the same draw has one seal, whatever became
     of the files of whoever gave it."""
     numbers = (word(batch), word(job), word(task, 4), word(segment, 4))
-    return Digest(keccak(b"".join((SALT_TYPEHASH, *numbers, seed, after))))
+    return Digest(keccak(b"".join((SALT_TYPEHASH, *numbers, seed, after, keccak(reason.encode())))))

@@ -15,7 +15,6 @@ from proofyard.chain.events import (
     JobTaken,
     Position,
 )
-from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.mark import UNOPENED
@@ -24,7 +23,6 @@ from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.seal import Opening, seal_of
 from proofyard.protocol.settlement import FaultReason, Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
-from proofyard.verifier.engine import audits
 from proofyard.verifier.engine.batches import DEEP_BLOCKS, FORGET_S, MAX_LINES
 from proofyard.verifier.engine.effects import (
     AskMarks,
@@ -40,9 +38,6 @@ from proofyard.verifier.engine.effects import (
 from proofyard.verifier.engine.events import (
     Adopted,
     AnswersWeighed,
-    AuditAnswered,
-    AuditGivenUp,
-    AuditProgressed,
     AuditSealed,
     ChainEvent,
     Drawn,
@@ -73,14 +68,12 @@ from proofyard.verifier.engine.rows import (
     Log,
     Row,
     Seat,
-    SeatState,
     Segment,
     Task,
     TaskState,
     Work,
     WorkState,
 )
-from proofyard.verifier.engine.seating import AWAY_AFTER, backoff
 from proofyard.verifier.engine.world import Node, Rows, Rules
 
 JOB, ZERO = JobId(1), Digest(bytes(32))
@@ -754,63 +747,9 @@ def test_what_was_weighed_for_a_draw_that_is_gone_says_nothing_of_this_one() -> 
     assert not any(s.copied for s in seats)
 
 
-def _draw(here: Desk, batch: Batch, seed: Digest, places: Iterable[Place], auditors: tuple[Address, ...]) -> None:
+def draw(here: Desk, batch: Batch, seed: Digest, places: Iterable[Place], auditors: tuple[Address, ...]) -> None:
     plan = tuple(DrawnSegment(p, auditors, 2, ZERO, WORKER, weigh=True, workload="lora") for p in places)
     here.tell(Drawn(batch.id, here.engine.world.forks, seed, plan, b"", 0, batch.commit_block, START, START))
-
-
-def test_what_is_said_of_a_seat_in_a_draw_that_is_gone_says_nothing_of_the_one_in_this() -> None:
-    here, batch = taken_over()
-    place, auditor = (JOB, TaskIndex(0), SegmentIndex(0)), address(2)
-    old, new = Digest(b"a" * 32), Digest(b"b" * 32)
-    for seed in (old, new):
-        if seed == new:
-            here.tell(RolledBack(10))
-        _draw(here, batch, seed, [place], (auditor, address(3)))
-        here.tell(StateLooked(batch.id, place))
-    seat = here.engine.world.rows.seats[batch.id, place][auditor]
-    assert seat.state == SeatState.WORKING
-    of_old = (auditor, BatchId(7), place, old)
-    here.tell(AuditGivenUp(*of_old, "its batch was drawn anew"))
-    here.tell(AuditAnswered(*of_old, taken=False, busy=True))
-    assert here.tell(AuditProgressed(*of_old)) == audits.ANOTHER_DRAW, "it can stop"
-    assert here.tell(AuditSealed(*of_old, ZERO, Signature(bytes(65)))) == audits.ANOTHER_DRAW
-    assert seat.state == SeatState.WORKING
-    assert not here.tell(AuditProgressed(auditor, BatchId(7), place, new))
-    here.tell(AuditGivenUp(auditor, BatchId(7), place, new, "out of memory"))
-    assert seat.state == SeatState.AWAY
-
-
-@pytest.mark.parametrize("speaks", [True, False])
-def test_an_auditor_at_work_on_what_others_have_decided_has_room_again(speaks: bool) -> None:
-    """It stops once it is told that nobody waits for it, and says nothing more; or it has gone."""
-    here, batch = taken_over()
-    place, (a, b, c) = (JOB, TaskIndex(0), SegmentIndex(0)), (address(2), address(3), address(4))
-    here.tell(NodeJoined(c, c, 1, Wei(1), 0, frozenset({"lora"}), 1, 1))
-    seed = Digest(b"a" * 32)
-    _draw(here, batch, seed, [place], (a, b, c))
-    here.tell(StateLooked(batch.id, place))
-    of_place, seats = (BatchId(7), place, seed), here.engine.world.rows.seats[batch.id, place]
-    for _ in range(AWAY_AFTER):
-        assert seats[a].state == SeatState.WORKING
-        here.tell(AuditAnswered(a, *of_place, taken=False))
-        here.wait(1 + backoff(seats[a].tries) * (seats[a].tries < AWAY_AFTER))
-    answers = {each: Opening(ZERO, ZERO, "", bytes(32)) for each in (b, c)}
-    for each, opening in answers.items():
-        here.tell(AuditSealed(each, *of_place, seal_of(opening, each), Signature(bytes(65))))
-    assert not here.tell(AuditProgressed(a, *of_place)), "it is at work after all"
-    for each, opening in answers.items():
-        here.tell(SealAnswered(each, *of_place, opening))
-    (weigh,) = [effect for effect in here.wanted if isinstance(effect, WeighAnswers)]
-    here.tell(AnswersWeighed(batch.id, place, weigh.seed, ((b, ZERO), (c, ZERO)), frozenset()))
-    segment = here.engine.world.rows.segments[batch.id, place]
-    working = here.engine.world.memory(audits.Memory).working
-    assert segment.verdict == Verdict.VALID and working[a]
-    if speaks:
-        assert here.tell(AuditProgressed(a, *of_place)) == audits.NOT_YOURS
-    else:
-        here.wait(here.engine.world.rules.lease_s + 1)
-    assert not working[a]
 
 
 def test_a_place_that_two_draws_have_and_one_between_has_not_is_looked_at() -> None:
@@ -818,17 +757,17 @@ def test_a_place_that_two_draws_have_and_one_between_has_not_is_looked_at() -> N
     place, other = (JOB, TaskIndex(0), SegmentIndex(0)), (JOB, TaskIndex(1), SegmentIndex(0))
     auditors = (address(2), address(3))
     a, b = Digest(b"a" * 32), Digest(b"b" * 32)
-    _draw(here, batch, a, [place], auditors)
+    draw(here, batch, a, [place], auditors)
     (look,) = [e for e in here.wanted if isinstance(e, LookAtState)]
     here.tell(EffectFailed(look.key, "the disk is full", retry=True))
     here.tell(RolledBack(10))
-    _draw(here, batch, b, [other], auditors)
+    draw(here, batch, b, [other], auditors)
     here.wanted.clear()
     here.wait(5)
     # it is begun; looking.look_at_state returns without a word, as there is no such segment
     here.wanted.clear()
     here.tell(RolledBack(10))
-    _draw(here, batch, a, [place], auditors)
+    draw(here, batch, a, [place], auditors)
     here.wait(300)
     assert [e for e in here.wanted if isinstance(e, LookAtState) and e.place == place]
 
@@ -838,7 +777,7 @@ def test_a_late_word_on_the_old_seal_does_not_put_away_who_sealed_anew() -> None
     place, auditors = (JOB, TaskIndex(0), SegmentIndex(0)), (address(2), address(3))
 
     def sealed(seed: Digest) -> dict[Address, Opening]:
-        _draw(here, batch, seed, [place], auditors)
+        draw(here, batch, seed, [place], auditors)
         here.tell(StateLooked(batch.id, place))
         op = {x: Opening(ZERO, Digest(seed[:31] + x.encode()[-1:]), "", bytes(32)) for x in auditors}
         for x, o in op.items():

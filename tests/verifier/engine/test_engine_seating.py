@@ -45,7 +45,7 @@ def voted(answer: Digest = CLAIMED) -> Chair:
     return Chair(SeatState.OPENED, answer=answer)
 
 
-WORKING = Chair(SeatState.WORKING, lease_until=200.0)
+WORKING = Chair(SeatState.WORKING)
 SEALED = Chair(SeatState.SEALED)
 
 
@@ -76,11 +76,6 @@ def test_whoever_gave_no_answer_is_asked_again_and_passed_over_only_after_that()
     assert look({"A": away(1, not_before=50.0)}).seat == ("A", "B")
     assert look({"A": away(AWAY_AFTER, not_before=150.0)}).seat == ("B", "C")
     assert look({"A": away(AWAY_AFTER), "B": SEALED, "C": voted()}).seat == ()
-
-
-def test_a_lease_that_lapsed_frees_the_seat() -> None:
-    step = look({"A": WORKING, "B": WORKING}, at=300.0)
-    assert step.lapsed == ("A", "B")
 
 
 def test_seals_are_opened_together_and_not_before_there_are_enough() -> None:

@@ -381,9 +381,10 @@ class Context:
 
     async def job_of(self, cid: Cid) -> tuple[Manifest, tuple[TaskSpec, ...]]:
         """A manifest and its task graph, from the store. Raises as `graph` does."""
-        if self._graphs.get(cid) is None:
-            await asyncio.to_thread(self.graph, cid)
-        return self.manifest(cid), self.graph(cid)
+        manifest, graph = self._manifests.get(cid), self._graphs.get(cid)
+        if manifest is not None and graph is not None:
+            return manifest, graph
+        return await asyncio.to_thread(lambda: (self.manifest(cid), self.graph(cid)))
 
     def manifest(self, cid: Cid) -> Manifest:
         """A job's manifest, from the store."""

@@ -26,7 +26,7 @@ from proofyard.protocol.messages import (
     TaskOffer,
     TaskOffers,
 )
-from proofyard.protocol.types import Address, JobId, ProofyardError
+from proofyard.protocol.types import Address, Digest, JobId, ProofyardError
 from proofyard.runtime.chance import chance
 from proofyard.verifier.case import case_of
 from proofyard.verifier.context import Context
@@ -97,7 +97,7 @@ async def cancel_tasks(context: Context, effect: effects.CancelTasks) -> None:
 
 
 async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
-    items = [(effect.batch, place, effect.hurries) for place in effect.places]
+    items = [(effect.batch, place, effect.seed, effect.hurries) for place in effect.places]
     wanted = await context.mail.collect(effect.node, "audits", items)
     made = [await _made(context, effect.node, *item) for item in wanted]
     for part in _parts([offer for offer in made if offer is not None]):
@@ -117,26 +117,28 @@ def _with_states(store: BlockStore, offers: Sequence[AuditOffer]) -> list[AuditO
     return [msgspec.structs.replace(offer, state=small.get(offer.before, b"")) for offer in offers]
 
 
-async def _made(context: Context, node: Address, row: int, place: Place, hurries: bool) -> AuditOffer | None:
+async def _made(
+    context: Context, node: Address, row: int, place: Place, seed: Digest, hurries: bool
+) -> AuditOffer | None:
     """An offer; None where nobody waits for the audit any more, or where it cannot be made."""
     try:
-        return await _audit_offer(context, row, place, hurries)
+        return await _audit_offer(context, row, place, seed, hurries)
     except ProofyardError:
         raise
     except Exception as error:
         _fails_at(context, place[0], error)
         batch = context.rows.batches.get(row)
         if batch is not None and batch.chain_id is not None:
-            context.runner.post(AuditAnswered(node, batch.chain_id, place, batch.seed, taken=False))
+            context.runner.post(AuditAnswered(node, batch.chain_id, place, seed, taken=False))
         return None
 
 
-async def _audit_offer(context: Context, row: int, place: Place, hurries: bool) -> AuditOffer | None:
+async def _audit_offer(context: Context, row: int, place: Place, seed: Digest, hurries: bool) -> AuditOffer | None:
     """None where nobody waits for the audit any more."""
     batch = context.rows.batches.get(row)
-    if batch is None or batch.chain_id is None or (row, place) not in context.rows.segments:
+    if batch is None or batch.chain_id is None or (row, place) not in context.rows.segments or batch.seed != seed:
         return None
-    seed, case = await context.seed_of(batch.chain_id), await case_of(context, batch, place)
+    case = await case_of(context, batch, place)
     return AuditOffer(
         batch=case.batch,
         seed=seed,

@@ -79,8 +79,7 @@ def create(world: World, batch: Batch, drawn: Iterable[DrawnSegment], decoys: Co
     planned = {segment.place: segment for segment in drawn}
     for old in list(world.rows.segments_of.get(batch.id, ())):
         if place_of(old) not in planned:
-            world.done(LookAtState(batch.id, place_of(old)).key)
-            world.rows.delete(old)
+            _remove(world, old)
     for place, segment in planned.items():
         row = world.rows.segments.get((batch.id, place))
         if row is None:
@@ -109,11 +108,18 @@ def create(world: World, batch: Batch, drawn: Iterable[DrawnSegment], decoys: Co
 def clear(world: World, batch: Batch) -> None:
     """Another draw: nothing of the plan before it holds."""
     for segment in list(world.rows.segments_of.get(batch.id, ())):
-        for seat in list(world.rows.seats.get((batch.id, place_of(segment)), {}).values()):
-            _rise(world, (batch.id, place_of(segment)), seat.auditor)
-            world.rows.delete(seat)
-        world.done(LookAtState(batch.id, place_of(segment)).key)
-        world.rows.delete(segment)
+        _remove(world, segment)
+
+
+def _remove(world: World, segment: Segment) -> None:
+    """It is drawn no more, and nobody has a seat at it."""
+    at, rests = (segment.batch, place_of(segment)), world.memory(Memory).rests
+    for seat in list(world.rows.seats.get(at, {}).values()):
+        _rise(world, at, seat.auditor)
+        rests.pop((at, seat.auditor), None)
+        world.rows.delete(seat)
+    world.done(LookAtState(*at).key)
+    world.rows.delete(segment)
 
 
 def begin(world: World, batch: Batch, now: Now) -> None:
@@ -227,7 +233,7 @@ def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
         case ("lease", at, auditor):
             until = memory.leases.get((at, auditor))  # type: ignore[arg-type]
             if until is not None and until <= now.mono:
-                _lapse(world, at, auditor)  # type: ignore[arg-type]
+                _lapse(world, at, auditor, now)  # type: ignore[arg-type]
         case ("patience", batch):
             for segment in world.rows.segments_of.get(batch, ()):  # type: ignore[call-overload]
                 if segment.verdict == Verdict.PENDING:
@@ -396,10 +402,6 @@ def seat(world: World, now: Now) -> None:
         if not _is_audited(world, segment):
             continue
         step = _look(world, memory, segment, now)
-        for auditor in step.lapsed:
-            text = f"audit of {_name(segment)}: no word"
-            world.log(segment.job, now, "lost", text, task=segment.task, node=auditor)
-            _away(world, segment, auditor, now)
         for auditor in step.seat:
             _seat_one(world, segment, auditor, now)
             offers[auditor, segment.batch].append(at[1])
@@ -410,7 +412,8 @@ def seat(world: World, now: Now) -> None:
         if step.verdict != Verdict.PENDING:
             _decide(world, segment, step.verdict, now)
     for (auditor, batch), places in offers.items():
-        world.send(OfferAudits(auditor, batch, tuple(places), _hurries(world, world.rows.batches[batch])))
+        row = world.rows.batches[batch]
+        world.send(OfferAudits(auditor, batch, tuple(places), row.seed, _hurries(world, row)))
     for (auditor, batch), places in opens.items():
         world.send(OpenSeals(auditor, batch, tuple(places)))
 
@@ -466,9 +469,7 @@ def _last(world: World, batch: Batch) -> float:
 
 def _chair(memory: Memory, at: At, seat: Seat) -> Chair:
     answer = seat.answer if seat.answer and not seat.copied else None
-    key = (at, seat.auditor)
-    rests, lease = memory.rests.get(key, 0.0), memory.leases.get(key, 0.0)
-    return Chair(SeatState(seat.state), seat.tries, rests, lease, answer)
+    return Chair(SeatState(seat.state), seat.tries, memory.rests.get((at, seat.auditor), 0.0), answer)
 
 
 # Seats
@@ -497,14 +498,17 @@ def _lease(world: World, segment: Segment, auditor: Address, now: Now) -> None:
     world.wake_at(until + 0.01, ("audits", "lease", at, auditor))
 
 
-def _lapse(world: World, at: At, auditor: Address) -> None:
-    """No word of an auditor until its lease was over. Where nobody waits for its answer it has room again; else what
-    follows is for the look at the segment."""
-    segment = world.rows.segments.get(at)
-    if segment is None or segment.verdict != Verdict.PENDING or not _is_audited(world, segment):
+def _lapse(world: World, at: At, auditor: Address, now: Now) -> None:
+    """No word of an auditor until its lease was over: it has room again, and where its answer is waited for it is
+    away."""
+    segment, seat = world.rows.segments.get(at), world.rows.seats.get(at, {}).get(auditor)
+    waited_for = segment is not None and segment.verdict == Verdict.PENDING and _is_audited(world, segment)
+    if segment is None or not waited_for or seat is None or seat.state != SeatState.WORKING:
         _rise(world, at, auditor)
-    else:
-        world.memory(Memory).dirty[at] = None
+        return
+    text = f"audit of {_name(segment)}: no word"
+    world.log(segment.job, now, "lost", text, task=segment.task, node=auditor)
+    _away(world, segment, auditor, now)
 
 
 def _is_audited(world: World, segment: Segment) -> bool:
@@ -638,6 +642,7 @@ def _forget(world: World, memory: Memory, at: At, segment: Segment) -> None:
     for auditor in segment.auditors:
         memory.listed[auditor].discard(at)
         memory.queued[auditor].pop(at, None)
+    for auditor in world.rows.seats.get(at, {}):
         memory.rests.pop((at, auditor), None)
     round_ = memory.rounds.pop(at, None)
     if round_ is not None:

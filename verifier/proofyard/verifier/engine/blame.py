@@ -74,7 +74,9 @@ def jobs_of_timer(rows: Rows, key: Sequence[object]) -> Jobs:
             return jobs_of_effect(rows, effect)
         case ("rounds", job, _) | ("jobs", _, job) | ("tasks", "lease" | "due", job, _, _):
             return (job,)  # type: ignore[return-value]
-        case ("tasks", "rest", _, (job, _)) | ("audits", "look", (_, (job, _, _))):
+        case ("tasks", "rest", _, (job, _)):
+            return (job,)  # type: ignore[return-value]
+        case ("audits", "look", (_, (job, _, _))) | ("audits", "lease", (_, (job, _, _)), _):
             return (job,)  # type: ignore[return-value]
         case ("audits", "patience", batch) | ("batches", "draw", batch):
             return _of(rows.batches.get(batch))  # type: ignore[call-overload]

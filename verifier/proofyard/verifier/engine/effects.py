@@ -58,11 +58,12 @@ class CancelTasks(Effect):
 
 @dataclass(frozen=True, slots=True)
 class OfferAudits(Effect):
-    """`hurries`: somebody waits for the verdicts of the batch."""
+    """Of the draw with this `seed`. `hurries`: somebody waits for the verdicts of the batch."""
 
     node: Address
     batch: int
     places: tuple[Place, ...]
+    seed: Digest
     hurries: bool = True
 
 

@@ -33,12 +33,11 @@ class Patience(IntEnum):
 
 @dataclass(frozen=True)
 class Chair:
-    """One auditor's seat as it is now. `not_before`, `lease_until`: by the monotonic clock; `tries` without answer."""
+    """One auditor's seat as it is now. `not_before`: by the monotonic clock; `tries` without answer."""
 
     state: SeatState
     tries: int = 0
     not_before: float = 0.0
-    lease_until: float = 0.0
     answer: Digest | None = None
 
 
@@ -47,10 +46,9 @@ NEVER_ASKED = Chair(SeatState.AWAY)
 
 @dataclass(frozen=True)
 class Step:
-    """What to do at a segment: its verdict, auditors whose lease has lapsed, whom to seat, whose seals to open."""
+    """What to do at a segment: its verdict, whom to seat, whose seals to open."""
 
     verdict: Verdict = Verdict.PENDING
-    lapsed: tuple[Address, ...] = ()
     seat: tuple[Address, ...] = ()
     open: tuple[Address, ...] = ()
 
@@ -93,14 +91,13 @@ def next_step(
     )
     if verdict != Verdict.PENDING and (verdict != Verdict.UNDECIDED or _exhausted(chairs, there, patience)):
         return Step(verdict)
-    lapsed = tuple(a for a, c in chairs.items() if c.state == SeatState.WORKING and c.lease_until < at)
-    working = [a for a, c in chairs.items() if c.state == SeatState.WORKING and a not in lapsed]
+    working = [a for a, c in chairs.items() if c.state == SeatState.WORKING]
     sealed = [a for a, c in chairs.items() if c.state == SeatState.SEALED]
     wanted = max(seats - len(votes), 1) - len(working) - len(sealed)
     seated = _seated(chairs, wanted, votes=len(votes), there=there, has_room=has_room, at=at)
     enough = len(votes) + len(sealed) >= seats or patience != Patience.EARLY
     complete = sealed and not working and not seated and enough
-    return Step(lapsed=lapsed, seat=seated, open=tuple(sealed) if complete else ())
+    return Step(seat=seated, open=tuple(sealed) if complete else ())
 
 
 def _exhausted(chairs: Mapping[Address, Chair], there: Callable[[Address], bool], patience: Patience) -> bool:
