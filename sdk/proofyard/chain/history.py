@@ -132,7 +132,7 @@ class History:
         self._swept = block
         for batch in list(self._lately_open):
             then, now = (self._standing.at(batch, end_of(until)) for until in (block, self.read_to))
-            if then is now and then is not None and not then.open:
+            if now is None or (then is now and not now.open):
                 del self._lately_open[batch]
 
     def _undo(self, block: int) -> None:

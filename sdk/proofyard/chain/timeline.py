@@ -40,7 +40,7 @@ class Timeline(Generic[K, V]):
     def at(self, key: K, moment: When) -> V | None:
         """What the value was just after `moment`; None before its first."""
         changes = self._changes.get(key)
-        if changes is None:
+        if not changes:
             return None
         if changes[-1][0] <= moment:
             return changes[-1][1]
