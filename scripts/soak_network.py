@@ -342,6 +342,7 @@ class SoakNetwork:
         if not program.alive:
             return time.monotonic() - start
         self.signal(program, signal.SIGABRT)
+        time.sleep(0.5)  # for its stacks to be written
         self.kill(program)
         return None
 

@@ -125,6 +125,9 @@ class Digesting:
     async def __aexit__(self, *_: object) -> None:
         """Nothing is left."""
 
+    async def rest(self) -> None:
+        """It has no process that keeps anything in memory."""
+
     async def run_task(
         self,
         manifest: Manifest,

@@ -27,6 +27,12 @@ async def end():
 
 hanging, hangs = [], threading.Event()
 
+async def last_word():
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.to_thread(print, "said", flush=True)
+
 async def serve():
     pool = concurrent.futures.ThreadPoolExecutor(1)
     try:
@@ -37,6 +43,9 @@ async def serve():
                 await asyncio.get_running_loop().run_in_executor(pool, hang)
             case "queued":
                 await asyncio.gather(*(asyncio.to_thread(hang) for _ in range(64)))
+            case "queued, a part's last word":
+                hangs_all = asyncio.gather(*(asyncio.to_thread(hang) for _ in range(64)))
+                await runtime.run_together(last_word(), asyncio.wait_for(hangs_all, None))
             case "nothing":
                 print("hangs", flush=True)
                 await asyncio.Event().wait()
@@ -65,6 +74,7 @@ sys.exit(runtime.leave(code))
         ("a thread", signal.SIGINT),
         ("a pool", signal.SIGTERM),
         ("queued", signal.SIGTERM),
+        ("queued, a part's last word", signal.SIGTERM),
         ("nothing", signal.SIGTERM),
         ("an end", None),
         ("an error", None),

@@ -18,6 +18,10 @@ from proofyard.protocol.types import Address
 from proofyard.runtime.paths import require_replaceable
 
 LEAVE_S = 1.0
+THREADS = 32
+"""Of a service, whatever the number of cores: several wait for a chain or a disk that is slow, and the rest goes on."""
+END_S = 1.5
+"""The parts of a service that ends have so long for what they do last."""
 """How long the threads of a service that has ended may take to end."""
 
 _served: list[bool] = []
@@ -61,7 +65,7 @@ def run_service(service: Coroutine[Any, Any, None], stop: Stop | None = None) ->
     async def supervised() -> None:
         task = asyncio.ensure_future(service)
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(_Threads(thread_name_prefix="service"))
+        loop.set_default_executor(_Threads(THREADS, thread_name_prefix="service"))
 
         def end() -> None:
             if stop is None or not stop.ask():
@@ -94,16 +98,22 @@ def leave(code: int) -> int:
 
 
 async def run_together(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run the parts of a service until one fails; an error of one ends all and is raised as it is."""
+    """Run the parts of a service until one fails; an error of one ends all and is raised as it is. What a part still
+    waits for `END_S` after it was cancelled, a thread that hangs say, is not waited for."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        left = set(tasks)
+        for _ in range(2):
+            for task in left:
+                task.cancel()
+            done, left = await asyncio.wait(left, timeout=END_S) if left else (set(), left)
+            for task in done:
+                if not task.cancelled():
+                    task.exception()  # the first one is raised, others are not looked at
 
 
 def write_ready(path: Path | None, address: Address, port: int, **more: int | str) -> None:
