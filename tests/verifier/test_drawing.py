@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from stage import FakeChain, make_verifier
 
-from proofyard.chain import BatchDrawn, Drawn
+from proofyard.chain import BatchDrawn
 from proofyard.chain.events import Position
 from proofyard.protocol.types import BatchId, Digest
 from proofyard.verifier import leading
@@ -62,27 +62,6 @@ async def test_no_plan_is_drawn_from_a_block_that_the_engine_was_not_told_of(
     context.told_to = BLOCK
     with pytest.raises(Planned):
         await drawing
-
-
-async def test_a_seed_is_kept_while_its_block_stands(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = 0
-
-    def seed(_: BatchId) -> Drawn:
-        nonlocal reads
-        reads += 1
-        if reads == 5:
-            context.went_back()  # while it is on its way
-        return Drawn(Digest(bytes([reads]) * 32), BLOCK)
-
-    monkeypatch.setattr(context.chain, "seed", seed)
-    context.told_to = BLOCK - 1
-    assert [(await context.seed_of(BATCH))[0] for _ in range(2)] == [1, 2]
-    context.told_to = BLOCK
-    assert [(await context.seed_of(BATCH))[0] for _ in range(2)] == [3, 3]
-    context.went_back()
-    assert [(await context.seed_of(BATCH))[0] for _ in range(2)] == [4, 4]
-    context.went_back()
-    assert [(await context.seed_of(BATCH))[0] for _ in range(3)] == [5, 6, 6]
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,6 @@ class Recent(Generic[K, V]):
         with self._lock:
             self._drop(key)
 
-    def clear(self) -> None:
-        with self._lock:
-            self._values.clear()
-            self._size = 0
-
     def _renew(self, key: K, size: int, value: V) -> None:
         self._values[key] = (size, value, self._clock())
         self._values.move_to_end(key)

@@ -18,11 +18,11 @@ from proofyard.protocol.types import Address
 from proofyard.runtime.paths import require_replaceable
 
 LEAVE_S = 1.0
+"""How long the threads of a service that has ended may take to end."""
 THREADS = 32
 """Of a service, whatever the number of cores: several wait for a chain or a disk that is slow, and the rest goes on."""
 END_S = 1.5
 """The parts of a service that ends have so long for what they do last."""
-"""How long the threads of a service that has ended may take to end."""
 
 _served: list[bool] = []
 """Whether this process has run a service."""

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from proofyard.artifacts import BlockStore, fetch
 from proofyard.artifacts.gathering import Gatherer
 from proofyard.chain import Anchor, ChainClient, NodeRecord, Params, VerifierRecord, Wallet
-from proofyard.chain.errors import NotDrawn
 from proofyard.disputes.committed import closed_of
 from proofyard.disputes.rounds import Counted
 from proofyard.disputes.settled import Outcomes
@@ -24,11 +23,10 @@ from proofyard.protocol.members import MemberTree
 from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.routes import Route, believable
 from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
+from proofyard.protocol.types import Address, BatchId, Cid, JobId
 from proofyard.runtime.hops import Hops
 from proofyard.runtime.recent import Recent
 from proofyard.transport import Connection, Endpoint
-from proofyard.verifier.engine.rows import BatchState
 from proofyard.verifier.engine.world import Rows
 from proofyard.verifier.mail import Mail
 from proofyard.verifier.outbox import Outbox
@@ -189,9 +187,6 @@ class Context:
     _manifests: Recent[Cid, Manifest] = field(default_factory=lambda: Recent(KEPT, unused_s=UNUSED_S))
     _graphs: Recent[Cid, tuple[TaskSpec, ...]] = field(default_factory=lambda: Recent(KEPT, unused_s=UNUSED_S))
     _counted: Counted = field(default_factory=lambda: Counted(COUNTED))
-    _seeds: Recent[BatchId, Digest] = field(default_factory=lambda: Recent(KEPT))
-    _undone: int = 0
-    """How often the chain went back."""
     _reads: dict[str, _Read] = field(default_factory=dict)
     _block_time: _Read = field(default_factory=lambda: _Read(0.0, 0))
     lists: Recent[Hashable, tuple[CommittedMember, ...]] = field(
@@ -356,26 +351,9 @@ class Context:
         behind."""
         return time.time() - self.chain_time()
 
-    async def seed_of(self, batch: BatchId) -> Digest:
-        """The seed that a batch's audits were drawn with."""
-        row = self.rows.by_chain_id.get(batch)
-        if row is not None and row.state == BatchState.AUDITING and row.seed:
-            return row.seed
-        if (known := self._seeds.get(batch)) is not None:
-            return known
-        told_to, undone = self.told_to, self._undone
-        drawn = await self.on_chain(lambda: self.chain.seed(batch))
-        if drawn is None:
-            raise NotDrawn(batch, 0 if row is None else row.commit_block)
-        if drawn.block <= told_to and undone == self._undone:
-            self._seeds.put(batch, drawn.seed)
-        return drawn.seed
-
     def went_back(self) -> None:
         """Forget what was read of blocks that may have gone."""
-        self._undone += 1
         self.outcomes.clear()
-        self._seeds.clear()
 
     # Artifacts
 
