@@ -109,7 +109,10 @@ async def test_a_voter_that_dies_goes_on_from_its_disk(tmp_path: Path) -> None:
         voter = alone.begin(of, timeout_s=0.5, closes_s=0.0)
         alone.finish(voter)
         second = await town.node(others[1])
-        second.finish(second.begin(of, timeout_s=0.5, closes_s=0.0))
+        waiting = second.begin(of, timeout_s=0.5, closes_s=0.0)
+        second.finish(waiting)
+        done = next(TaskIndex(task) for task in of.terms.tasks if of.worker(TaskIndex(task)) == others[0])
+        await until(lambda: waiting._results.has(done))
 
         def has_left_view_1() -> bool:
             kept = alone.journal.durable(of.round.digest)
@@ -123,12 +126,12 @@ async def test_a_voter_that_dies_goes_on_from_its_disk(tmp_path: Path) -> None:
         assert restored.view >= kept.view
         back = again.begin(of, timeout_s=0.5, closes_s=0.0)
         third = await town.node(others[2])
-        last = third.begin(of, timeout_s=0.5, closes_s=0.0)
+        last = third.begin(of, timeout_s=0.5)
         third.finish(last)
+        await until(lambda: last._results.has(done))
+        third.time_is_up(last)
         assert (await back.decided()).subject == (await last.decided()).subject
-        assert others[0] in {of.worker(delta.task) for delta in (await last.decided()).deltas}, (
-            "nobody did its task again"
-        )
+        assert done in {delta.task for delta in (await last.decided()).deltas}, "nobody did its task again"
 
 
 async def test_what_is_not_on_the_disk_is_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +170,7 @@ async def test_a_leader_that_proposes_what_nobody_has_is_replaced(tmp_path: Path
     liar, *honest = leaders(of)
     async with town_in(tmp_path) as town, asyncio.timeout(PATIENCE_S):
         nodes = {address: await town.node(address) for address in honest}
-        voters = {address: node.begin(of, timeout_s=0.5, closes_s=0.0) for address, node in nodes.items()}
+        voters = {address: node.begin(of, timeout_s=0.5) for address, node in nodes.items()}
         endpoint = await town.endpoint(liar)
         mine = next(TaskIndex(task) for task in of.terms.tasks if of.worker(TaskIndex(task)) == liar)
         nowhere, _ = made(of, mine, by=0.02)
@@ -186,12 +189,13 @@ async def test_a_leader_that_proposes_what_nobody_has_is_replaced(tmp_path: Path
         for address in honest:
             connection = await town.reach(endpoint, address)
             await connection.request(Proposal(of.round.digest, 1, deltas), reply=Heard)
+        await until(lambda: all(voter._machine._pending for voter in voters.values()) and bool(asked) == shows)
         for address, node in nodes.items():
             node.finish(voters[address])
+            node.time_is_up(voters[address])
         found = [await voter.decided() for voter in voters.values()]
         assert len({each.subject for each in found}) == 1 and found[0].view > 1
         assert delta_of(nowhere) not in found[0].deltas
-        assert bool(asked) == shows
 
 
 @pytest.mark.parametrize("lie", ["its last state makes another", "it begins with another"])
@@ -200,7 +204,7 @@ async def test_a_result_is_looked_at_before_it_counts(tmp_path: Path, lie: str) 
     liar, *honest = leaders(of)
     async with town_in(tmp_path) as town, asyncio.timeout(PATIENCE_S):
         nodes = {address: await town.node(address) for address in honest}
-        voters = {address: node.begin(of, timeout_s=0.5, closes_s=2.0) for address, node in nodes.items()}
+        voters = {address: node.begin(of, timeout_s=0.5) for address, node in nodes.items()}
         playing = await town.node(liar)
         mine = next(TaskIndex(task) for task in of.terms.tasks if of.worker(TaskIndex(task)) == liar)
         begins_so = lie == "it begins with another"
@@ -217,8 +221,12 @@ async def test_a_result_is_looked_at_before_it_counts(tmp_path: Path, lie: str) 
         )
         for address, node in nodes.items():
             node.finish(voters[address])
+        right = set(of.terms.tasks) - {mine}
+        await until(lambda: all(voter._results.has(task) for task in right for voter in voters.values()))
+        for address, node in nodes.items():
+            node.time_is_up(voters[address])
         found = [await voter.decided() for voter in voters.values()]
-        assert {delta.task for delta in found[0].deltas} == set(of.terms.tasks) - {mine}
+        assert {delta.task for delta in found[0].deltas} == right
 
 
 async def test_rounds_are_nothing_to_who_does_not_vote_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
