@@ -76,6 +76,12 @@ def leaders(of: Ballot) -> tuple[Address, ...]:
     return roster().leaders(SEED, of.round.digest)
 
 
+def task_of(of: Ballot, worker: Address) -> TaskIndex:
+    """Each voter has one in each round."""
+    (task,) = [TaskIndex(task) for task in of.terms.tasks if of.worker(TaskIndex(task)) == worker]
+    return task
+
+
 def made(
     of: Ballot, task: int, results: Sequence[bytes] = (), *, by: float = 0.01, signer: Wallet | None = None
 ) -> Made:
@@ -174,8 +180,7 @@ class Node:
     def finish(self, voter: RoundVoter, results: Sequence[bytes] = ()) -> bytes:
         """Do this node's task; returns the result."""
         of = voter.ballot
-        (task,) = [task for task in of.terms.tasks if of.worker(TaskIndex(task)) == self.address]
-        shown, artifacts = made(of, task, results)
+        shown, artifacts = made(of, task_of(of, self.address), results)
         for data in artifacts:
             self.store.put_bytes(data)
         voter.finish(shown)

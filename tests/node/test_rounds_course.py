@@ -8,14 +8,26 @@ import pytest
 import rounds_network
 from msgspec import to_builtins
 from msgspec.structs import replace
-from rounds_network import COUNT, DOMAIN, JOB, MANIFEST_CID, WALLETS, WORKLOAD, Node, ballot, leaders, roster, town_in
+from rounds_network import (
+    COUNT,
+    DOMAIN,
+    JOB,
+    MANIFEST_CID,
+    WALLETS,
+    WORKLOAD,
+    Node,
+    ballot,
+    leaders,
+    roster,
+    task_of,
+    town_in,
+)
 
 from proofyard.chain import ChainError
 from proofyard.node.rounds import course as course_module
 from proofyard.protocol.certificate import CertificateInvalid, validate_certificates
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.closing import final_tasks, taken_rounds
-from proofyard.protocol.types import TaskIndex
 from proofyard.workloads.workload import all_tasks, rounds_of
 
 PATIENCE_S = 200.0
@@ -94,7 +106,7 @@ async def test_a_slow_nodes_result_is_late_for_its_round_and_in_the_next(tmp_pat
         nodes[slow].may_work.set()
         await running
         sets = courses[slow].sets
-        own = next(TaskIndex(task) for task in range(COUNT) if ballot().worker(TaskIndex(task)) == slow)
+        own = task_of(ballot(), slow)
         assert all(course.sets == sets for course in courses.values())
         assert own not in [delta.task for delta in sets[0]] and len(sets[0]) == COUNT - 1
         assert nodes[slow].tasks.count(own) == 1, "it went on with what it was at"
